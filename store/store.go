@@ -1,0 +1,144 @@
+// Package store holds the world: every object once, immutable, in ordered
+// copy-on-write trees, over an engine that makes writes durable.
+//
+// What it promises:
+//   - A write that Commit acknowledged is on disk; one that it did not
+//     acknowledge is there whole or not at all.
+//   - Every write gets a revision of its own, greater than all before; the
+//     revision is the object's resourceVersion.
+//   - A Snapshot is all objects at one revision and costs O(1).
+//   - SnapshotAndWatch has no gap and no repetition between the two.
+//   - A watcher sees every event of its scope in order, or ErrExpired.
+//   - An object's encoded forms are made at most once and shared by all readers.
+//
+// The store knows nothing of kinds: rows' indexes and the codec are handed in.
+package store
+
+import (
+	"context"
+	"errors"
+	"iter"
+
+	"proa/api"
+)
+
+// Key names an object. Resource is api.Resource.Key ("apps/deployments");
+// Namespace is empty for cluster-scoped objects. Keys are ordered by Resource,
+// Namespace, Name.
+type Key struct {
+	Resource, Namespace, Name string
+}
+
+// Write is one change of a transaction.
+type Write struct {
+	Key Key
+	// Object is the new state, or nil to delete. The store takes it over: the
+	// caller must not touch it again. Its resourceVersion is set by the store.
+	Object api.Object
+	// Expect is the revision that the key must be at: 0 means that it must not
+	// exist, AnyRevision that the caller does not care.
+	Expect uint64
+	// Data is the object's storage encoding where the caller already has it;
+	// nil has the store make it.
+	Data []byte
+}
+
+// AnyRevision in Write.Expect stands for no precondition.
+const AnyRevision = ^uint64(0)
+
+// EventType says what happened to a key.
+type EventType uint8
+
+const (
+	Added EventType = iota + 1
+	Modified
+	Deleted
+)
+
+// Event is one change. Prev is the state before (nil for Added). For Deleted,
+// Record is the last state, but carries the deletion's revision.
+type Event struct {
+	Type     EventType
+	Revision uint64
+	Record   *Record
+	Prev     *Record
+}
+
+// Scope limits a watch or list. An empty Namespace or Name means all.
+type Scope struct {
+	Resource, Namespace, Name string
+}
+
+var (
+	// ErrConflict: the key was not at the expected revision.
+	ErrConflict = errors.New("the object has been modified")
+	// ErrExpired: the revision is older than the history that is kept, or a
+	// watcher fell behind it.
+	ErrExpired = errors.New("the revision is too old")
+	// ErrFuture: the revision has not been reached yet.
+	ErrFuture = errors.New("the revision is too large")
+	// ErrNoSpace: the disk is full; deletes are still accepted.
+	ErrNoSpace = errors.New("the disk is full")
+	// ErrClosed: the store is closed or its engine failed for good.
+	ErrClosed = errors.New("the store is closed")
+)
+
+// ConflictError says which write of a transaction found what revision.
+type ConflictError struct {
+	Key      Key
+	Expected uint64
+	Actual   uint64 // 0 when the key does not exist
+}
+
+// Codec turns objects into the bytes that are kept and back. Encode leaves the
+// resourceVersion out. Decode may be called from many goroutines.
+type Codec interface {
+	Encode(resource string, obj api.Object) ([]byte, error)
+	Decode(resource string, data []byte) (api.Object, error)
+}
+
+// Snapshot is every object at one revision. It is immutable and safe for
+// concurrent use; holding one keeps what it shows in memory.
+type Snapshot interface {
+	Revision() uint64
+	// Get returns nil where there is none.
+	Get(Key) *Record
+	// List yields the scope's records in key order, beginning after the key
+	// `after` (zero: from the start).
+	List(s Scope, after Key) iter.Seq[*Record]
+	// Count tells how many List would yield from the start, cheaply.
+	Count(s Scope) int
+	// Index yields the records that row.Indexes[index] files under value, in
+	// key order.
+	Index(resource, index, value string) iter.Seq[*Record]
+}
+
+// Watcher yields the events of its scopes in revision order.
+type Watcher interface {
+	// Next waits for events and returns those that are there, at most a few
+	// hundred; revision is how far the stream has come, which may be further
+	// than the last event (for bookmarks). When ctx ends it returns no events,
+	// the current revision and ctx.Err(). ErrExpired ends the stream.
+	Next(ctx context.Context) (events []Event, revision uint64, err error)
+	Close()
+}
+
+// Interface is what the store offers. New returns the only implementation.
+type Interface interface {
+	Snapshot() Snapshot
+	// SnapshotAt reconstructs the past at exactly this revision within kept
+	// history: ErrExpired, ErrFuture.
+	SnapshotAt(revision uint64) (Snapshot, error)
+	// WaitFor blocks until the world has reached the revision.
+	WaitFor(ctx context.Context, revision uint64) error
+	// Commit applies all writes or none, atomically and durably, in one
+	// revision step each, and returns the new records (the deleted state for
+	// deletes). Errors: *ConflictError (errors.Is ErrConflict), ErrNoSpace,
+	// ErrClosed.
+	Commit(ctx context.Context, writes ...Write) ([]*Record, error)
+	// Watch follows the scopes from just after the revision.
+	Watch(from uint64, scopes ...Scope) (Watcher, error)
+	// SnapshotAndWatch is both, atomically.
+	SnapshotAndWatch(scopes ...Scope) (Snapshot, Watcher)
+	Close() error
+}
