@@ -86,6 +86,7 @@ func (t *table) add(row *Resource) error {
 	if _, dup := t.byKey[row.Key()]; dup {
 		return fmt.Errorf("api: two rows named %s", row.Key())
 	}
+	row.complete()
 	t.byKey[row.Key()] = row
 	t.all = append(t.all, row)
 	served := []Served{{Resource: row}}

@@ -1,6 +1,17 @@
 package api
 
+import "slices"
+
+// groups makes the rows of the built-in API groups, one function a group.
+var groups = []func() []*Resource{
+	coreRows,
+}
+
 // Rows returns the rows of all built-in kinds.
 func Rows() []*Resource {
-	return nil
+	var all []*Resource
+	for _, rows := range groups {
+		all = slices.Concat(all, rows())
+	}
+	return all
 }

@@ -1,0 +1,43 @@
+package api
+
+import (
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/api/validation/path"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// The rules that names follow; a kind that names none is a DNS subdomain.
+var (
+	subdomain apivalidation.ValidateNameFunc = apivalidation.NameIsDNSSubdomain
+	dnsLabel  apivalidation.ValidateNameFunc = apivalidation.NameIsDNSLabel
+	// dns1035Label is a label that begins with a letter.
+	dns1035Label apivalidation.ValidateNameFunc = apivalidation.NameIsDNS1035Label
+	// pathSegment may hold colons and capitals (RBAC).
+	pathSegment apivalidation.ValidateNameFunc = path.ValidatePathSegmentName
+)
+
+// required judges a string that must be there.
+func required[S ~string](s S, at *field.Path) field.ErrorList {
+	if s == "" {
+		return field.ErrorList{field.Required(at, "")}
+	}
+	return nil
+}
+
+// named judges a reference by name: it must be there and follow the rule.
+func named(name string, rule apivalidation.ValidateNameFunc, at *field.Path) field.ErrorList {
+	if name == "" {
+		return field.ErrorList{field.Required(at, "")}
+	}
+	return invalidEach(name, at, rule(name, false))
+}
+
+// validateTemplateMeta judges the metadata of a template; its name means
+// nothing.
+func validateTemplateMeta(m *metav1.ObjectMeta, at *field.Path) field.ErrorList {
+	errs := metavalidation.ValidateLabels(m.Labels, at.Child("labels"))
+	errs = append(errs, apivalidation.ValidateAnnotations(m.Annotations, at.Child("annotations"))...)
+	return append(errs, apivalidation.ValidateFinalizers(m.Finalizers, at.Child("finalizers"))...)
+}

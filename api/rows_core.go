@@ -1,0 +1,8 @@
+package api
+
+// coreRows is the group "" v1.
+func coreRows() []*Resource {
+	return []*Resource{
+		configMapRow(),
+	}
+}
