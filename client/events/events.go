@@ -49,6 +49,7 @@ type pump struct {
 	queue   chan *corev1.Event
 	recent  *record.EventCorrelator
 	dropped atomic.Uint64
+	named   atomic.Int64 // the newest instant used in a name, in ns
 }
 
 // New returns a recorder for a component ("kubelet"); host is the node that it
@@ -126,7 +127,7 @@ func (r *Recorder) make(ref corev1.ObjectReference, eventtype, reason, message s
 	}
 	return &corev1.Event{
 		ObjectMeta: metav1.ObjectMeta{
-			Name:      util.GenerateEventName(ref.Name, now.UnixNano()),
+			Name:      util.GenerateEventName(ref.Name, r.instant(now.Time)),
 			Namespace: namespace,
 		},
 		InvolvedObject:      ref,
@@ -139,6 +140,17 @@ func (r *Recorder) make(ref corev1.ObjectReference, eventtype, reason, message s
 		Source:              corev1.EventSource{Component: r.component, Host: r.host},
 		ReportingController: r.component,
 		ReportingInstance:   r.host,
+	}
+}
+
+// instant is now in nanoseconds, moved on so that no two Events share a name.
+func (p *pump) instant(now time.Time) int64 {
+	for {
+		last := p.named.Load()
+		next := max(now.UnixNano(), last+1)
+		if p.named.CompareAndSwap(last, next) {
+			return next
+		}
 	}
 }
 
