@@ -78,3 +78,11 @@ func empty[T comparable](p *T, value T) {
 		*p = value
 	}
 }
+
+// deref reads through a pointer, or gives what stands for nil.
+func deref[T any](p *T, otherwise T) T {
+	if p == nil {
+		return otherwise
+	}
+	return *p
+}

@@ -5,6 +5,12 @@ import "slices"
 // groups makes the rows of the built-in API groups, one function a group.
 var groups = []func() []*Resource{
 	coreRows,
+	authenticationRows,
+	authorizationRows,
+	coordinationRows,
+	discoveryRows,
+	policyRows,
+	rbacRows,
 }
 
 // Rows returns the rows of all built-in kinds.
