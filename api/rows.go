@@ -5,6 +5,7 @@ import "slices"
 // groups makes the rows of the built-in API groups, one function a group.
 var groups = []func() []*Resource{
 	coreRows,
+	appsRows,
 	authenticationRows,
 	authorizationRows,
 	coordinationRows,
