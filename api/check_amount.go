@@ -9,9 +9,9 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// validateAmount judges a number of pods or a share of them, at most 100%;
+// validateShare judges a number of pods or a share of them, at most 100%;
 // unset passes.
-func validateAmount(n *intstr.IntOrString, at *field.Path) field.ErrorList {
+func validateShare(n *intstr.IntOrString, at *field.Path) field.ErrorList {
 	return append(validateNumberOrPercent(n, at), validateAtMostAll(n, at)...)
 }
 

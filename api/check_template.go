@@ -8,7 +8,8 @@ import (
 )
 
 // validateWorkloadSelector judges the selector of a workload and, where that
-// is well formed, the template against it. word names the kind in messages.
+// is well formed, whether it finds the pods of the template. word names the
+// kind in messages.
 func validateWorkloadSelector(s *metav1.LabelSelector, t *corev1.PodTemplateSpec, word string) field.ErrorList {
 	at := specPath.Child("selector")
 	var errs field.ErrorList
@@ -28,7 +29,7 @@ func validateWorkloadSelector(s *metav1.LabelSelector, t *corev1.PodTemplateSpec
 	if !selector.Empty() && !selector.Matches(labels.Set(t.Labels)) {
 		errs = append(errs, field.Invalid(at.Child("metadata", "labels"), t.Labels, "`selector` does not match template `labels`"))
 	}
-	return append(errs, validatePodTemplate(t, at)...)
+	return errs
 }
 
 // validateRestartsAlways judges the template of a workload whose pods never
@@ -43,9 +44,4 @@ func validateRestartsAlways(t *corev1.PodTemplateSpec, word string) field.ErrorL
 		errs = append(errs, field.Forbidden(at.Child("activeDeadlineSeconds"), "activeDeadlineSeconds in "+word+" is not Supported"))
 	}
 	return errs
-}
-
-// validatePodTemplate judges a template on its own.
-func validatePodTemplate(t *corev1.PodTemplateSpec, at *field.Path) field.ErrorList {
-	return validateTemplateMeta(&t.ObjectMeta, at)
 }

@@ -8,6 +8,8 @@ var groups = []func() []*Resource{
 	appsRows,
 	authenticationRows,
 	authorizationRows,
+	autoscalingRows,
+	batchRows,
 	coordinationRows,
 	discoveryRows,
 	policyRows,

@@ -94,6 +94,7 @@ func validateDeployment(d *appsv1.Deployment) field.ErrorList {
 	s := &d.Spec
 	errs := nonNegativePtr(s.Replicas, specPath.Child("replicas"))
 	errs = append(errs, validateWorkloadSelector(s.Selector, &s.Template, "deployment")...)
+	errs = append(errs, ValidatePodTemplateSpec(&s.Template, specPath.Child("template"))...)
 	errs = append(errs, validateRestartsAlways(&s.Template, "ReplicaSet")...)
 	errs = append(errs, validateDeploymentStrategy(&s.Strategy, specPath.Child("strategy"))...)
 	errs = append(errs, nonNegative(s.MinReadySeconds, specPath.Child("minReadySeconds"))...)
@@ -216,6 +217,7 @@ func validateReplicaSet(r *appsv1.ReplicaSet) field.ErrorList {
 	errs = append(errs, nonNegative(s.MinReadySeconds, specPath.Child("minReadySeconds"))...)
 	// Upstream speaks of a deployment here too.
 	errs = append(errs, validateWorkloadSelector(s.Selector, &s.Template, "deployment")...)
+	errs = append(errs, ValidatePodTemplateSpec(&s.Template, specPath.Child("template"))...)
 	return append(errs, validateRestartsAlways(&s.Template, "ReplicaSet")...)
 }
 

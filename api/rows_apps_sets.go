@@ -86,6 +86,7 @@ func prepareDaemonSetUpdate(d, old *appsv1.DaemonSet) {
 func validateDaemonSet(d *appsv1.DaemonSet) field.ErrorList {
 	s := &d.Spec
 	errs := validateWorkloadSelector(s.Selector, &s.Template, "daemonset")
+	errs = append(errs, ValidatePodTemplateSpec(&s.Template, specPath.Child("template"))...)
 	errs = append(errs, validateRestartsAlways(&s.Template, "DaemonSet")...)
 	errs = append(errs, nonNegative(s.MinReadySeconds, specPath.Child("minReadySeconds"))...)
 	errs = append(errs, validateDaemonSetUpdateStrategy(&s.UpdateStrategy, specPath.Child("updateStrategy"))...)
@@ -103,8 +104,8 @@ func validateDaemonSetUpdateStrategy(u *appsv1.DaemonSetUpdateStrategy, at *fiel
 		return field.ErrorList{field.Required(rolling, "")}
 	}
 	r := u.RollingUpdate
-	errs := validateAmount(r.MaxUnavailable, rolling.Child("maxUnavailable"))
-	errs = append(errs, validateAmount(r.MaxSurge, rolling.Child("maxSurge"))...)
+	errs := validateShare(r.MaxUnavailable, rolling.Child("maxUnavailable"))
+	errs = append(errs, validateShare(r.MaxSurge, rolling.Child("maxSurge"))...)
 	surge, unavailable := !isZeroAmount(r.MaxSurge), !isZeroAmount(r.MaxUnavailable)
 	switch {
 	case surge && unavailable:
@@ -195,6 +196,9 @@ func validateStatefulSet(s *appsv1.StatefulSet) field.ErrorList {
 		errs = append(errs, nonNegative(o.Start, specPath.Child("ordinals", "start"))...)
 	}
 	errs = append(errs, validateWorkloadSelector(s.Spec.Selector, &s.Spec.Template, "statefulset")...)
+	// The template's volumes are not whole without the claims, so that its pod
+	// is judged when it is made.
+	errs = append(errs, validateTemplateMeta(&s.Spec.Template.ObjectMeta, specPath.Child("template"))...)
 	return append(errs, validateRestartsAlways(&s.Spec.Template, "StatefulSet")...)
 }
 
@@ -224,7 +228,7 @@ func validateStatefulSetUpdateStrategy(u *appsv1.StatefulSetUpdateStrategy, at *
 		}
 		errs := nonNegativePtr(u.RollingUpdate.Partition, rolling.Child("partition"))
 		if max := u.RollingUpdate.MaxUnavailable; max != nil {
-			errs = append(errs, validateAmount(max, rolling.Child("maxUnavailable"))...)
+			errs = append(errs, validateShare(max, rolling.Child("maxUnavailable"))...)
 			if isZeroAmount(max) {
 				errs = append(errs, field.Invalid(rolling.Child("maxUnavailable"), *max, "cannot be 0"))
 			}

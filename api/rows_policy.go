@@ -46,8 +46,8 @@ func validatePodDisruptionBudget(b *policyv1.PodDisruptionBudget) field.ErrorLis
 	if s.MinAvailable != nil && s.MaxUnavailable != nil {
 		errs = append(errs, field.Invalid(specPath, *s, "minAvailable and maxUnavailable cannot be both set"))
 	}
-	errs = append(errs, validateAmount(s.MinAvailable, specPath.Child("minAvailable"))...)
-	errs = append(errs, validateAmount(s.MaxUnavailable, specPath.Child("maxUnavailable"))...)
+	errs = append(errs, validateShare(s.MinAvailable, specPath.Child("minAvailable"))...)
+	errs = append(errs, validateShare(s.MaxUnavailable, specPath.Child("maxUnavailable"))...)
 	errs = append(errs, checkSelector(s.Selector, specPath.Child("selector"))...)
 	if p := s.UnhealthyPodEvictionPolicy; p != nil {
 		errs = append(errs, oneOf(*p, specPath.Child("unhealthyPodEvictionPolicy"), policyv1.AlwaysAllow, policyv1.IfHealthyBudget)...)
