@@ -2,19 +2,24 @@ package store
 
 import "context"
 
-// Engine makes a transaction durable and brings it back. The store serialises
+// Engine makes transactions durable and brings them back. The store serialises
 // Commit calls by itself (group commit: one call carries many transactions).
 //
 // Two implementations pass one conformance suite (store/enginetest): the
 // embedded one (store/pebble) and etcd.
 type Engine interface {
-	// Load calls emit once a live key, in any order, and returns the revision
-	// of the newest write ever committed. It fails, naming the record, when
-	// what it reads was not what was written.
+	// Load calls emit once a live key, in key order, and returns the revision
+	// of the newest write ever committed, deletes included. It fails, naming
+	// the record or file and what to do, when what it reads was not what was
+	// written. Entry.Value may be kept.
 	Load(ctx context.Context, emit func(Entry) error) (revision uint64, err error)
-	// Commit makes all entries durable, in order, before it returns. An error
-	// that wraps ErrNoSpace leaves the engine usable.
-	Commit(ctx context.Context, entries []Entry) error
+	// Commit makes all entries durable, all or none of them, before it returns.
+	// An error that wraps ErrNoSpace means none, and leaves the engine usable;
+	// after any other error the outcome is unknown until the engine was opened
+	// again, and the store commits no more. Freeing tells that these entries
+	// make room (deletes, and steps toward one), so they may use the space that
+	// the engine keeps back for them.
+	Commit(ctx context.Context, entries []Entry, freeing bool) error
 	// Stat is for metrics and for doctor.
 	Stat() Stat
 	Close() error
@@ -27,7 +32,8 @@ type Entry struct {
 	Value    []byte
 }
 
-// Stat describes an engine's use of the disk, in bytes.
+// Stat describes an engine's use of the disk, in bytes. FreeBytes is -1 where
+// that cannot be known.
 type Stat struct {
 	DiskBytes, LogBytes, FreeBytes int64
 }

@@ -17,7 +17,9 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
+	"strings"
 
 	"proa/api"
 )
@@ -27,6 +29,24 @@ import (
 // Namespace, Name.
 type Key struct {
 	Resource, Namespace, Name string
+}
+
+func (k Key) String() string {
+	if k.Namespace == "" {
+		return k.Resource + " " + k.Name
+	}
+	return k.Resource + " " + k.Namespace + "/" + k.Name
+}
+
+// Compare orders keys.
+func (k Key) Compare(o Key) int {
+	if c := strings.Compare(k.Resource, o.Resource); c != 0 {
+		return c
+	}
+	if c := strings.Compare(k.Namespace, o.Namespace); c != 0 {
+		return c
+	}
+	return strings.Compare(k.Name, o.Name)
 }
 
 // Write is one change of a transaction.
@@ -90,6 +110,19 @@ type ConflictError struct {
 	Actual   uint64 // 0 when the key does not exist
 }
 
+func (e *ConflictError) Error() string {
+	switch {
+	case e.Actual == 0:
+		return fmt.Sprintf("%s does not exist", e.Key)
+	case e.Expected == 0:
+		return fmt.Sprintf("%s exists already, at revision %d", e.Key, e.Actual)
+	}
+	return fmt.Sprintf("%s is at revision %d, not %d", e.Key, e.Actual, e.Expected)
+}
+
+// Is makes errors.Is(err, ErrConflict) true.
+func (e *ConflictError) Is(target error) bool { return target == ErrConflict }
+
 // Codec turns objects into the bytes that are kept and back. Encode leaves the
 // resourceVersion out. Decode may be called from many goroutines.
 type Codec interface {
@@ -127,18 +160,26 @@ type Watcher interface {
 type Interface interface {
 	Snapshot() Snapshot
 	// SnapshotAt reconstructs the past at exactly this revision within kept
-	// history: ErrExpired, ErrFuture.
-	SnapshotAt(revision uint64) (Snapshot, error)
+	// history: ErrExpired, ErrFuture. Each resource's history is kept by itself,
+	// so a caller names those it will read; the snapshot shows no others. With
+	// none named it shows all, and needs the history of all.
+	SnapshotAt(revision uint64, resources ...string) (Snapshot, error)
 	// WaitFor blocks until the world has reached the revision.
 	WaitFor(ctx context.Context, revision uint64) error
 	// Commit applies all writes or none, atomically and durably, in one
 	// revision step each, and returns the new records (the deleted state for
-	// deletes). Errors: *ConflictError (errors.Is ErrConflict), ErrNoSpace,
-	// ErrClosed.
+	// deletes; nil for a delete with AnyRevision that found nothing). A key may
+	// be written once in a transaction. Errors: *ConflictError (errors.Is
+	// ErrConflict), ErrNoSpace, ErrClosed, the codec's; ctx.Err() if ctx ended
+	// before the write began, in which case nothing was written. Once it began
+	// the outcome is waited for.
 	Commit(ctx context.Context, writes ...Write) ([]*Record, error)
 	// Watch follows the scopes from just after the revision.
 	Watch(from uint64, scopes ...Scope) (Watcher, error)
 	// SnapshotAndWatch is both, atomically.
 	SnapshotAndWatch(scopes ...Scope) (Snapshot, Watcher)
+	// Reindex files a resource's objects anew; it is for whoever changed the
+	// resource's row in the Registry (a CustomResourceDefinition came or went).
+	Reindex(ctx context.Context, resource string) error
 	Close() error
 }

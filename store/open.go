@@ -1,0 +1,239 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tidwall/btree"
+
+	"proa/api"
+)
+
+// Config of a Store. Zero limits take the defaults in New.
+type Config struct {
+	Engine   Engine
+	Codec    Codec
+	Registry *api.Registry
+	Log      *slog.Logger
+
+	// HistoryAge, HistoryEvents and HistoryBytes bound the events that are kept
+	// of each resource: 10 minutes, 16,384 and 4 MiB. HistoryTotal bounds the
+	// bytes of all together: 16 MiB.
+	HistoryAge    time.Duration
+	HistoryEvents int
+	HistoryBytes  int
+	HistoryTotal  int
+	// FormBytes is the memory that encoded forms may take: 8 MiB.
+	FormBytes int
+}
+
+// Store is the world. It implements Interface.
+type Store struct {
+	engine   Engine
+	registry *api.Registry
+	log      *slog.Logger
+	shared   *shared
+	limits   limits
+	total    int // limit of all histories together
+	start    uint64
+
+	world    atomic.Pointer[world]
+	notified atomic.Uint64 // every watcher knows of the events up to here
+
+	mu      sync.Mutex // guards queue, closing, broken, waiters
+	queue   []*job
+	closing bool
+	broken  error
+	waiters []waiter
+
+	work    chan struct{} // tells the committer that the queue has something
+	closed  chan struct{} // closed once the committer has ended
+	watched registrations
+}
+
+type waiter struct {
+	revision uint64
+	done     chan struct{}
+}
+
+var _ Interface = (*Store)(nil)
+
+// New loads the engine's data and starts the committer, which Close ends. The
+// Store owns the engine from then on. It fails with what Engine.Load says, or
+// when a record of a known kind cannot be decoded.
+func New(c Config) (*Store, error) {
+	setDefault(&c.HistoryAge, 10*time.Minute)
+	setDefault(&c.HistoryEvents, 16384)
+	setDefault(&c.HistoryBytes, 4<<20)
+	setDefault(&c.HistoryTotal, 16<<20)
+	setDefault(&c.FormBytes, 8<<20)
+	s := &Store{
+		engine:   c.Engine,
+		registry: c.Registry,
+		log:      c.Log,
+		shared:   &shared{codec: c.Codec, forms: formCache{budget: c.FormBytes}},
+		limits:   limits{age: c.HistoryAge, events: c.HistoryEvents, bytes: c.HistoryBytes},
+		total:    c.HistoryTotal,
+		work:     make(chan struct{}, 1),
+		closed:   make(chan struct{}),
+		watched:  registrations{byScope: map[Scope]map[*watcher]struct{}{}},
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if err := s.load(); err != nil {
+		return nil, errors.Join(err, c.Engine.Close())
+	}
+	go s.run()
+	return s, nil
+}
+
+func setDefault[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}
+
+// load builds the first world.
+func (s *Store) load() error {
+	trees := map[string]*tree{}
+	namespaces := map[string]string{}
+	revision, err := s.engine.Load(context.Background(), func(e Entry) error {
+		t := trees[e.Key.Resource]
+		if t == nil {
+			t = newTree(s.registry.ByKey(e.Key.Resource), 0)
+			trees[e.Key.Resource] = t
+		}
+		return t.load(s.intern(e, namespaces), s.shared)
+	})
+	if err != nil {
+		return err
+	}
+	// Clients read revision 0 as "any", so the first world is at 1.
+	s.start = max(revision, 1)
+	all := &btree.Map[string, *tree]{}
+	for resource, t := range trees {
+		t.history.floor = s.start
+		all.Set(resource, t)
+	}
+	s.world.Store(newWorld(s.start, all))
+	s.notified.Store(s.start)
+	return nil
+}
+
+// intern lets all records share the strings of their keys.
+func (s *Store) intern(e Entry, seen map[string]string) Entry {
+	for _, p := range []*string{&e.Key.Resource, &e.Key.Namespace} {
+		if v, ok := seen[*p]; ok {
+			*p = v
+		} else {
+			seen[*p] = *p
+		}
+	}
+	return e
+}
+
+// load adds a record from disk. Decoding it here finds damage before anything
+// relies on the object.
+func (t *tree) load(e Entry, shared *shared) error {
+	r := &Record{key: e.Key, revision: e.Revision, data: e.Value, shared: shared}
+	if t.row != nil {
+		if _, err := r.decode(); err != nil {
+			return fmt.Errorf("%w (revision %d on disk): restore the data directory from a snapshot, or start with the version of proa that wrote it", err, e.Revision)
+		}
+	}
+	t.put(r)
+	return nil
+}
+
+// Close waits for the transactions that were accepted, ends all watchers and
+// closes the engine.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	again := s.closing
+	s.closing = true
+	s.mu.Unlock()
+	s.wakeCommitter()
+	<-s.closed
+	if again {
+		return nil
+	}
+	return s.engine.Close()
+}
+
+// Err tells why the store commits no more, or nil: ErrClosed with the engine's
+// error. Reads go on.
+func (s *Store) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.broken
+}
+
+// Stat is the engine's.
+func (s *Store) Stat() Stat { return s.engine.Stat() }
+
+func (s *Store) Snapshot() Snapshot { return &s.world.Load().view }
+
+func (s *Store) SnapshotAt(revision uint64, resources ...string) (Snapshot, error) {
+	w := s.world.Load()
+	if revision > w.revision {
+		return nil, ErrFuture
+	}
+	if revision < s.start {
+		return nil, ErrExpired
+	}
+	if revision == w.revision {
+		return &w.view, nil
+	}
+	named := map[string]bool{}
+	for _, resource := range resources {
+		named[resource] = true
+	}
+	allowed := func(resource string) bool { return len(named) == 0 || named[resource] }
+	expired := false
+	w.trees.Scan(func(resource string, t *tree) bool {
+		expired = allowed(resource) && revision < t.history.floor
+		return !expired
+	})
+	if expired {
+		return nil, ErrExpired
+	}
+	return newPast(w, revision, allowed), nil
+}
+
+func (s *Store) WaitFor(ctx context.Context, revision uint64) error {
+	s.mu.Lock()
+	if s.world.Load().revision >= revision {
+		s.mu.Unlock()
+		return nil
+	}
+	w := waiter{revision, make(chan struct{})}
+	s.waiters = append(s.waiters, w)
+	s.mu.Unlock()
+	select {
+	case <-w.done:
+		return nil
+	case <-s.closed:
+		return ErrClosed
+	case <-ctx.Done():
+		s.forget(w)
+		return ctx.Err()
+	}
+}
+
+func (s *Store) forget(w waiter) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := range s.waiters {
+		if s.waiters[i].done == w.done {
+			s.waiters = append(s.waiters[:i], s.waiters[i+1:]...)
+			return
+		}
+	}
+}
