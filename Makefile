@@ -1,0 +1,48 @@
+# proa's commands. `make up` is the main job, `make test` the tests; both set up
+# what they need on a fresh machine with Go, gcc and root.
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+SHIM    := runtime/shimbin/proa-shim
+LDFLAGS := -s -w -X proa/cli.Version=$(VERSION)
+# What a kubelet-sized test may take on a slow machine.
+TIMEOUT ?= 20m
+
+.PHONY: help up build demo test check race e2e bench clean deps images fuzz
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+up: build ## build and run a cluster here; Ctrl-C stops it
+	@bin/proa up
+
+build: deps ## build bin/proa, static and stripped
+	@mkdir -p bin
+	CGO_ENABLED=1 $(GO) build -trimpath -tags seccomp,netgo,osusergo -ldflags '-s -w -linkmode external -extldflags -static' -o $(SHIM) ./cmd/proa-shim
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/proa ./cmd/proa
+
+deps: ## install what the build and the tests need, if missing
+	@hack/deps.sh
+
+images: deps ## assemble the example's and the tests' images from Debian packages
+	@mkdir -p bin/images
+	$(GO) run ./test/images -o bin/images flask-app busybox
+
+demo: build images ## start a cluster, run the example on it, show it answering
+	@hack/demo.sh
+
+test: build images check race e2e ## everything: rules, unit tests with the race detector, end to end
+
+check: ## format, vet, import order and the other rules of the house
+	@bad=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$bad" ]; then echo "gofmt would change:"; echo "$$bad"; exit 1; fi
+	$(GO) vet ./...
+	$(GO) test ./test/rules
+
+race: ## unit and room tests, with the race detector
+	CGO_ENABLED=1 $(GO) test -race -timeout $(TIMEOUT) $$($(GO) list ./... | grep -v -e /test/e2e -e /test/rules)
+
+e2e: ## the whole cluster against real containers
+	$(GO) test -count=1 -timeout $(TIMEOUT) ./test/e2e
+
+clean: ## remove what was built
+	rm -rf bin runtime/shimbin/proa-shim
