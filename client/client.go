@@ -52,9 +52,18 @@ type Event struct {
 	Revision uint64
 }
 
+// Object is the newest state that the event shows: New, or for a deletion Old.
+func (e Event) Object() Object {
+	if e.New != nil {
+		return e.New
+	}
+	return e.Old
+}
+
 // Scope is what a watch follows. FieldSelector is an exact match on one
 // selectable field ("spec.nodeName=a"), for a node that must see its own pods
-// only; in process it filters as well.
+// only; in process it filters as well. A nil Resource follows every resource,
+// those added later too (in process only).
 type Scope struct {
 	Resource        *api.Resource
 	Namespace, Name string
@@ -73,7 +82,8 @@ type Stream interface {
 // Client reads and writes as one identity.
 type Client interface {
 	// View is the newest world. In process it holds every resource; over HTTP
-	// those scopes that this client watches.
+	// those scopes that this client watches. It shows every write that this
+	// client completed before: over HTTP it waits for them.
 	View() View
 	// Watch is the world and everything that changes after it.
 	Watch(ctx context.Context, scopes ...Scope) (View, Stream, error)

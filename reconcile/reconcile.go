@@ -6,6 +6,10 @@
 // a key at a time), calls the decision, applies the plan in order and, when a
 // write fails, tries the key again with back-off. A decision is level-triggered:
 // it sees what is, never what happened, and running it twice changes nothing.
+//
+// The View that a decision gets holds everything that the loop's client has
+// written before (client.Client promises that), so decisions need no memory of
+// what they asked for.
 package reconcile
 
 import (
@@ -32,7 +36,11 @@ type Controller struct {
 }
 
 // Watch wakes the keys that Keys names for each event of a resource; nil Keys
-// wakes the changed object's own key. Keys sees the world after the event.
+// wakes the changed object's own key. Keys sees the world after the event; at
+// the start it is called with an addition for every object that exists.
+//
+// A nil Resource stands for every resource, also one that is added while the
+// loop runs.
 type Watch struct {
 	Resource *api.Resource
 	Keys     func(v client.View, e client.Event) []client.Key
@@ -42,15 +50,19 @@ type Watch struct {
 type Plan struct {
 	// Writes are applied in order; the first that fails ends the attempt. A
 	// conflict, an already-exists or a not-found means that the world moved on:
-	// the key is decided again at once, without an error being reported.
+	// the key is decided again at once, without an error being reported. A
+	// delete of what is gone has succeeded; a create that is refused because
+	// its namespace is being deleted ends the attempt for good.
 	Writes []Write
-	// Parallel lets the loop apply independent Writes several at a time (pods
-	// of a large ReplicaSet).
+	// Parallel lets the loop apply neighbouring creates, or deletes, of one
+	// resource several at a time (pods of a large ReplicaSet). Creates start
+	// slowly, 1, 2, 4, ... at a time, so that a quota that refuses one is not
+	// asked for all.
 	Parallel bool
-	// Events are recorded on success of the writes before them.
+	// Events are recorded when all writes succeeded.
 	Events []Event
 	// After asks to be called again in that time even if nothing changes; 0
-	// means only on change.
+	// means only on change. It replaces what an earlier decision asked for.
 	After time.Duration
 	// Err reports that the decision cannot be made (bad spec, missing object):
 	// the key is tried again with back-off.
@@ -77,12 +89,14 @@ type Write struct {
 	Body        client.Object // for Post
 	Delete      metav1.DeleteOptions
 	// OnError, if set, turns a failure into events or a status write that the
-	// user should see (FailedCreate); the key is still tried again.
+	// user should see (FailedCreate); the key is still tried again. Of several
+	// Parallel writes that fail together, the writes of the first are applied.
 	OnError func(err error) Plan
 	// OnDone, likewise, says what to report once it succeeded
 	// (SuccessfulCreate names the generated name).
 	OnDone func(result client.Object) []Event
-	// Optional marks a write whose failure must not stop those after it.
+	// Optional marks a write whose failure must not stop those after it; the
+	// key is tried again when they are done.
 	Optional bool
 }
 

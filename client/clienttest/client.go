@@ -33,7 +33,7 @@ type Client struct {
 	mu      sync.Mutex
 	now     *view
 	log     []logged
-	changed chan struct{} // closed and replaced with every write
+	changed chan struct{} // made by who waits for a write, closed by the next
 }
 
 type logged struct {
@@ -46,7 +46,7 @@ var _ client.Client = (*Client)(nil)
 // New returns a client of a world that holds the given objects, created in
 // order as Create would.
 func New(objs ...client.Object) *Client {
-	c := &Client{reg: api.Builtin(), now: &view{revision: 1}, changed: make(chan struct{})}
+	c := &Client{reg: api.Builtin(), now: &view{revision: 1}}
 	for _, obj := range objs {
 		if _, err := c.Create(context.Background(), obj); err != nil {
 			panic(err)
@@ -78,8 +78,10 @@ func (c *Client) commit(row *api.Resource, old, obj client.Object) {
 		obj.SetResourceVersion(strconv.FormatUint(c.now.revision, 10))
 	}
 	c.log = append(c.log, logged{client.Event{Resource: row, Old: old, New: obj, Revision: c.now.revision}, c.now})
-	close(c.changed)
-	c.changed = make(chan struct{})
+	if c.changed != nil {
+		close(c.changed)
+		c.changed = nil
+	}
 }
 
 func cmpObject(a, b client.Object) client.Object {

@@ -59,6 +59,9 @@ func (s *stream) take() ([]client.Event, chan struct{}) {
 		s.view = l.view
 	}
 	s.at = len(s.client.log)
+	if s.client.changed == nil {
+		s.client.changed = make(chan struct{})
+	}
 	return out, s.client.changed
 }
 

@@ -1,0 +1,178 @@
+package reconcile
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"proa/client"
+)
+
+const (
+	firstRetry   = 5 * time.Millisecond
+	longestRetry = 1000 * time.Second
+)
+
+// queue holds the keys of one controller. A key is in it once, one worker has
+// it at a time, and there are workers only while there are keys.
+type queue struct {
+	ctx     context.Context
+	workers int
+	work    func(ctx context.Context, key client.Key) outcome
+
+	mu     sync.Mutex
+	items  map[client.Key]*item
+	ready  []client.Key
+	busy   int
+	closed bool
+	idle   sync.WaitGroup // workers
+}
+
+// item is a key that is waiting, being worked on, or to be woken later.
+type item struct {
+	queued   bool // in ready
+	active   bool // a worker has it
+	dirty    bool // woken while a worker had it
+	failures int  // in a row
+	timer    *time.Timer
+}
+
+// outcome is how an attempt ended: well, with a wish to be called again after
+// some time; because the world moved on; or with an error.
+type outcome struct {
+	after time.Duration
+	moved bool
+	err   error
+}
+
+func newQueue(ctx context.Context, workers int, work func(context.Context, client.Key) outcome) *queue {
+	return &queue{ctx: ctx, workers: max(workers, 1), work: work, items: map[client.Key]*item{}}
+}
+
+// add wakes a key now, whatever it was waiting for.
+func (q *queue) add(key client.Key) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	it := q.items[key]
+	if it == nil {
+		it = &item{}
+		q.items[key] = it
+	}
+	it.stop()
+	if it.active {
+		it.dirty = true
+		return
+	}
+	q.push(key, it)
+}
+
+// push makes a key ready and sees that somebody works. The caller holds mu.
+func (q *queue) push(key client.Key, it *item) {
+	if q.closed || it.queued {
+		return
+	}
+	it.queued = true
+	q.ready = append(q.ready, key)
+	if q.busy < q.workers {
+		q.busy++
+		q.idle.Go(q.drain)
+	}
+}
+
+// drain is a worker: it takes keys until there are none.
+func (q *queue) drain() {
+	for {
+		key, ok := q.take()
+		if !ok {
+			return
+		}
+		q.done(key, q.work(q.ctx, key))
+	}
+}
+
+func (q *queue) take() (client.Key, bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed || len(q.ready) == 0 {
+		q.busy--
+		q.ready = nil // lets go of what a burst needed
+		return client.Key{}, false
+	}
+	key := q.ready[0]
+	q.ready = q.ready[1:]
+	it := q.items[key]
+	it.queued, it.active = false, true
+	return key, true
+}
+
+// done files a key after an attempt: at once if it was woken meanwhile, later
+// if it asked for that or failed, or not at all.
+func (q *queue) done(key client.Key, o outcome) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	it := q.items[key]
+	it.active = false
+	wait := it.next(o)
+	switch {
+	case it.dirty || wait < 0:
+		it.dirty = false
+		q.push(key, it)
+	case wait > 0 && !q.closed:
+		it.timer = time.AfterFunc(wait, func() { q.add(key) })
+	case it.failures == 0:
+		delete(q.items, key)
+	}
+}
+
+// next is how long to wait: 0 for ever, negative not at all. The first time
+// that the world moved on is no failure.
+func (it *item) next(o outcome) time.Duration {
+	if o.err == nil && !o.moved {
+		it.failures = 0
+		return o.after
+	}
+	it.failures++
+	if o.moved && it.failures == 1 {
+		return -1
+	}
+	return backoff(it.failures)
+}
+
+// backoff doubles from 5 ms to 1000 s.
+func backoff(failures int) time.Duration {
+	if failures > 18 {
+		return longestRetry
+	}
+	return min(firstRetry<<(failures-1), longestRetry)
+}
+
+func (it *item) stop() {
+	if it.timer != nil {
+		it.timer.Stop()
+		it.timer = nil
+	}
+}
+
+// wakeAll makes every waiting key ready: the clock was set, or the machine
+// slept, so timers are not when they should be.
+func (q *queue) wakeAll() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for key, it := range q.items {
+		if it.timer != nil {
+			it.stop()
+			q.push(key, it)
+		}
+	}
+}
+
+// close stops timers and waits for the workers.
+func (q *queue) close() {
+	q.mu.Lock()
+	q.closed = true
+	for _, it := range q.items {
+		it.stop()
+	}
+	q.mu.Unlock()
+	q.idle.Wait()
+}
