@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/cockroachdb/pebble/v2"
 	"golang.org/x/sys/unix"
 )
 
@@ -33,6 +34,11 @@ func (l *logger) Fatalf(format string, args ...any) {
 	err := fatal{fmt.Errorf(format, args...)}
 	l.log.Error("datastore cannot go on: " + err.Error())
 	panic(err)
+}
+
+// corruption logs which file is damaged; the read that met it fails as well.
+func (l *logger) corruption(info pebble.DataCorruptionInfo) {
+	l.log.Error("datastore: damaged file", "file", info.Path, "error", info.Details)
 }
 
 func (l *logger) background(err error) {

@@ -103,7 +103,7 @@ func open(c Config, lock *pebble.Lock, sp *space, l *logger) (*pebble.DB, error)
 		FS:                          vfs.OnDiskFull(c.FS, sp.release),
 		Lock:                        lock,
 		Logger:                      l,
-		EventListener:               &pebble.EventListener{BackgroundError: l.background},
+		EventListener:               &pebble.EventListener{BackgroundError: l.background, DataCorruption: l.corruption},
 		FormatMajorVersion:          pebble.FormatNewest,
 		MemTableSize:                4 << 20,
 		MemTableStopWritesThreshold: 3,
@@ -119,15 +119,32 @@ func open(c Config, lock *pebble.Lock, sp *space, l *logger) (*pebble.DB, error)
 	return db, nil
 }
 
-func damaged(dir string, err error) error {
-	return fmt.Errorf("the data in %s cannot be read: %w: check the disk, and restore the directory from a snapshot", dir, err)
+// damage is data on disk that is not what was written.
+type damage struct {
+	dir string
+	err error
 }
 
-// checkFormat marks a new directory and refuses one of a newer program.
+func damaged(dir string, err error) error { return &damage{dir, err} }
+
+func (d *damage) Error() string {
+	// The library's messages may have further lines for its own developers.
+	what, _, _ := strings.Cut(d.err.Error(), "\n")
+	return fmt.Sprintf("the data in %s cannot be read: %s: check the disk, and restore the directory from a snapshot", d.dir, what)
+}
+
+func (d *damage) Unwrap() error { return d.err }
+
+// checkFormat marks a new directory and refuses one of a newer program. The
+// library begins a new directory with a log of its oldest format, in which
+// damage in the middle passes for the end; flushing starts one of the newest.
 func (e *Engine) checkFormat() error {
 	value, closer, err := e.db.Get(formatKey)
 	if errors.Is(err, pebble.ErrNotFound) {
-		return e.db.Set(formatKey, []byte{format}, pebble.Sync)
+		if err := e.db.Set(formatKey, []byte{format}, pebble.NoSync); err != nil {
+			return err
+		}
+		return e.db.Flush()
 	}
 	if err != nil {
 		return damaged(e.dir, err)
@@ -294,7 +311,8 @@ func (e *Engine) Stat() store.Stat {
 	return store.Stat{DiskBytes: int64(m.DiskSpaceUsage()), LogBytes: int64(m.WAL.PhysicalSize), FreeBytes: e.space.free()}
 }
 
-// Close releases the directory.
+// Close releases the directory. It flushes first: tables tell damage from an
+// abrupt end everywhere, a log only up to its last 32 KiB.
 func (e *Engine) Close() (err error) {
 	defer func() {
 		if f, ok := recover().(fatal); ok {
@@ -302,7 +320,10 @@ func (e *Engine) Close() (err error) {
 		}
 	}()
 	if e.db != nil {
-		err = e.db.Close()
+		if e.broken.Load() == nil {
+			err = e.db.Flush()
+		}
+		err = errors.Join(err, e.db.Close())
 	}
 	return errors.Join(err, e.lock.Close())
 }
