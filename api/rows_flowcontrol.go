@@ -1,0 +1,224 @@
+package api
+
+import (
+	"fmt"
+	"time"
+
+	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+func flowcontrolRows() []*Resource {
+	return []*Resource{flowSchemaRow(), priorityLevelRow()}
+}
+
+func flowSchemaRow() *Resource {
+	spec := flowcontrolv1.FlowSchemaSpec{}.SwaggerDoc()
+	return kind[*flowcontrolv1.FlowSchema]{
+		GroupVersion: flowcontrolv1.SchemeGroupVersion, Plural: "flowschemas",
+		List:   &flowcontrolv1.FlowSchemaList{},
+		Status: true, Generation: true,
+		Default:  func(s *flowcontrolv1.FlowSchema) { empty(&s.Spec.MatchingPrecedence, 1000) },
+		Validate: validateFlowSchema,
+		Columns: columns(nameColumn,
+			column("PriorityLevel", "string", flowcontrolv1.PriorityLevelConfigurationReference{}.SwaggerDoc()["name"]),
+			column("MatchingPrecedence", "string", spec["matchingPrecedence"]),
+			column("DistinguisherMethod", "string", spec["distinguisherMethod"]),
+			ageColumn,
+			column("MissingPL", "string", "references a broken or non-existent PriorityLevelConfiguration")),
+		Cells: func(s *flowcontrolv1.FlowSchema, now time.Time) []any {
+			method, missing := none, "?"
+			if d := s.Spec.DistinguisherMethod; d != nil {
+				method = string(d.Type)
+			}
+			for _, c := range s.Status.Conditions {
+				if c.Type == flowcontrolv1.FlowSchemaConditionDangling {
+					missing = string(c.Status)
+				}
+			}
+			return []any{s.Name, s.Spec.PriorityLevelConfiguration.Name, int64(s.Spec.MatchingPrecedence), method, age(s, now), missing}
+		},
+	}.row()
+}
+
+func validateFlowSchema(s *flowcontrolv1.FlowSchema) field.ErrorList {
+	var errs field.ErrorList
+	switch p := s.Spec.MatchingPrecedence; {
+	case p <= 0:
+		errs = append(errs, field.Invalid(specPath.Child("matchingPrecedence"), p, "must be a positive value"))
+	case p > 10000:
+		errs = append(errs, field.Invalid(specPath.Child("matchingPrecedence"), p, "must not be greater than 10000"))
+	}
+	if d := s.Spec.DistinguisherMethod; d != nil {
+		errs = append(errs, oneOf(d.Type, specPath.Child("distinguisherMethod", "type"),
+			flowcontrolv1.FlowDistinguisherMethodByNamespaceType, flowcontrolv1.FlowDistinguisherMethodByUserType)...)
+	}
+	if name := s.Spec.PriorityLevelConfiguration.Name; name == "" {
+		errs = append(errs, field.Required(specPath.Child("priorityLevelConfiguration", "name"), "must reference a priority level"))
+	} else {
+		errs = append(errs, invalidEach(name, specPath.Child("priorityLevelConfiguration", "name"), subdomain(name, false))...)
+	}
+	return append(errs, each(s.Spec.Rules, specPath.Child("rules"), validateFlowRule)...)
+}
+
+func validateFlowRule(r *flowcontrolv1.PolicyRulesWithSubjects, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if len(r.Subjects) == 0 {
+		errs = append(errs, field.Required(at.Child("subjects"), "subjects must contain at least one value"))
+	}
+	errs = append(errs, each(r.Subjects, at.Child("subjects"), validateFlowSubject)...)
+	if len(r.ResourceRules) == 0 && len(r.NonResourceRules) == 0 {
+		errs = append(errs, field.Required(at, "at least one of resourceRules and nonResourceRules has to be non-empty"))
+	}
+	errs = append(errs, each(r.ResourceRules, at.Child("resourceRules"), func(r *flowcontrolv1.ResourcePolicyRule, at *field.Path) field.ErrorList {
+		errs := requiredList(r.Verbs, at.Child("verbs"), "verbs must contain at least one value")
+		errs = append(errs, requiredList(r.APIGroups, at.Child("apiGroups"), "resource rules must supply at least one api group")...)
+		errs = append(errs, requiredList(r.Resources, at.Child("resources"), "resource rules must supply at least one resource")...)
+		if len(r.Namespaces) == 0 && !r.ClusterScope {
+			errs = append(errs, field.Required(at.Child("namespaces"), "resource rules that are not cluster scoped must supply at least one namespace"))
+		}
+		return errs
+	})...)
+	return append(errs, each(r.NonResourceRules, at.Child("nonResourceRules"), func(r *flowcontrolv1.NonResourcePolicyRule, at *field.Path) field.ErrorList {
+		errs := requiredList(r.Verbs, at.Child("verbs"), "verbs must contain at least one value")
+		return append(errs, requiredList(r.NonResourceURLs, at.Child("nonResourceURLs"), "nonResourceURLs must contain at least one value")...)
+	})...)
+}
+
+func requiredList(list []string, at *field.Path, message string) field.ErrorList {
+	if len(list) == 0 {
+		return field.ErrorList{field.Required(at, message)}
+	}
+	return nil
+}
+
+func validateFlowSubject(s *flowcontrolv1.Subject, at *field.Path) field.ErrorList {
+	switch s.Kind {
+	case flowcontrolv1.SubjectKindServiceAccount:
+		if s.ServiceAccount == nil {
+			return field.ErrorList{field.Required(at.Child("serviceAccount"), "serviceAccount is required when subject kind is 'ServiceAccount'")}
+		}
+		return append(required(s.ServiceAccount.Name, at.Child("serviceAccount", "name")),
+			required(s.ServiceAccount.Namespace, at.Child("serviceAccount", "namespace"))...)
+	case flowcontrolv1.SubjectKindUser:
+		if s.User == nil {
+			return field.ErrorList{field.Required(at.Child("user"), "user is required when subject kind is 'User'")}
+		}
+		return required(s.User.Name, at.Child("user", "name"))
+	case flowcontrolv1.SubjectKindGroup:
+		if s.Group == nil {
+			return field.ErrorList{field.Required(at.Child("group"), "group is required when subject kind is 'Group'")}
+		}
+		return required(s.Group.Name, at.Child("group", "name"))
+	}
+	return oneOf(s.Kind, at.Child("kind"), flowcontrolv1.SubjectKindGroup, flowcontrolv1.SubjectKindServiceAccount, flowcontrolv1.SubjectKindUser)
+}
+
+func priorityLevelRow() *Resource {
+	spec, limited := flowcontrolv1.PriorityLevelConfigurationSpec{}.SwaggerDoc(), flowcontrolv1.LimitedPriorityLevelConfiguration{}.SwaggerDoc()
+	queuing := flowcontrolv1.QueuingConfiguration{}.SwaggerDoc()
+	return kind[*flowcontrolv1.PriorityLevelConfiguration]{
+		GroupVersion: flowcontrolv1.SchemeGroupVersion, Plural: "prioritylevelconfigurations",
+		List:   &flowcontrolv1.PriorityLevelConfigurationList{},
+		Status: true, Generation: true,
+		Default:  defaultPriorityLevel,
+		Validate: validatePriorityLevel,
+		Columns: columns(nameColumn,
+			column("Type", "string", spec["type"]),
+			column("NominalConcurrencyShares", "string", limited["nominalConcurrencyShares"]),
+			column("Queues", "string", queuing["queues"]),
+			column("HandSize", "string", queuing["handSize"]),
+			column("QueueLengthLimit", "string", queuing["queueLengthLimit"]),
+			ageColumn),
+		Cells: func(p *flowcontrolv1.PriorityLevelConfiguration, now time.Time) []any {
+			shares, queues, hand, length := any(none), any(none), any(none), any(none)
+			if l := p.Spec.Limited; l != nil {
+				shares = fmt.Sprint(deref(l.NominalConcurrencyShares, 0))
+				if q := l.LimitResponse.Queuing; q != nil {
+					queues, hand, length = fmt.Sprint(q.Queues), fmt.Sprint(q.HandSize), fmt.Sprint(q.QueueLengthLimit)
+				}
+			}
+			return []any{p.Name, string(p.Spec.Type), shares, queues, hand, length, age(p, now)}
+		},
+	}.row()
+}
+
+func defaultPriorityLevel(p *flowcontrolv1.PriorityLevelConfiguration) {
+	if l := p.Spec.Limited; l != nil {
+		unset(&l.NominalConcurrencyShares, 30)
+		unset(&l.LendablePercent, 0)
+		if q := l.LimitResponse.Queuing; q != nil {
+			empty(&q.HandSize, 8)
+			empty(&q.Queues, 64)
+			empty(&q.QueueLengthLimit, 50)
+		}
+	}
+	if e := p.Spec.Exempt; e != nil {
+		unset(&e.NominalConcurrencyShares, 0)
+		unset(&e.LendablePercent, 0)
+	}
+}
+
+func validatePriorityLevel(p *flowcontrolv1.PriorityLevelConfiguration) field.ErrorList {
+	s := &p.Spec
+	switch s.Type {
+	case flowcontrolv1.PriorityLevelEnablementExempt:
+		if s.Limited != nil {
+			return field.ErrorList{field.Forbidden(specPath.Child("limited"), "must be nil if the type is not Limited")}
+		}
+		return nil
+	case flowcontrolv1.PriorityLevelEnablementLimited:
+	default:
+		return oneOf(s.Type, specPath.Child("type"), flowcontrolv1.PriorityLevelEnablementExempt, flowcontrolv1.PriorityLevelEnablementLimited)
+	}
+	if s.Limited == nil {
+		return field.ErrorList{field.Required(specPath.Child("limited"), "must not be empty when type is Limited")}
+	}
+	var errs field.ErrorList
+	if s.Exempt != nil {
+		errs = append(errs, field.Forbidden(specPath.Child("exempt"), "must be nil if the type is Limited"))
+	}
+	at := specPath.Child("limited")
+	errs = append(errs, nonNegativePtr(s.Limited.NominalConcurrencyShares, at.Child("nominalConcurrencyShares"))...)
+	if l := s.Limited.LendablePercent; l != nil && (*l < 0 || *l > 100) {
+		errs = append(errs, field.Invalid(at.Child("lendablePercent"), *l, "must be between 0 and 100, inclusive"))
+	}
+	if b := s.Limited.BorrowingLimitPercent; b != nil && *b < 0 {
+		errs = append(errs, field.Invalid(at.Child("borrowingLimitPercent"), *b, "if specified, must be a non-negative integer"))
+	}
+	return append(errs, validateLimitResponse(&s.Limited.LimitResponse, at.Child("limitResponse"))...)
+}
+
+func validateLimitResponse(r *flowcontrolv1.LimitResponse, at *field.Path) field.ErrorList {
+	switch r.Type {
+	case flowcontrolv1.LimitResponseTypeReject:
+		if r.Queuing != nil {
+			return field.ErrorList{field.Forbidden(at.Child("queuing"), "must be nil if limited.limitResponse.type is not Limited")}
+		}
+		return nil
+	case flowcontrolv1.LimitResponseTypeQueue:
+	default:
+		return oneOf(r.Type, at.Child("type"), flowcontrolv1.LimitResponseTypeQueue, flowcontrolv1.LimitResponseTypeReject)
+	}
+	q := r.Queuing
+	if q == nil {
+		return field.ErrorList{field.Required(at.Child("queuing"), "must not be empty if limited.limitResponse.type is Limited")}
+	}
+	at = at.Child("queuing")
+	var errs field.ErrorList
+	for _, n := range []struct {
+		field string
+		value int32
+	}{{"queueLengthLimit", q.QueueLengthLimit}, {"queues", q.Queues}, {"handSize", q.HandSize}} {
+		if n.value <= 0 {
+			errs = append(errs, field.Invalid(at.Child(n.field), n.value, "must be positive"))
+		}
+	}
+	if q.Queues > 10_000_000 {
+		errs = append(errs, field.Invalid(at.Child("queues"), q.Queues, "must not be greater than 10000000"))
+	}
+	if q.HandSize > q.Queues {
+		errs = append(errs, field.Invalid(at.Child("handSize"), q.HandSize, fmt.Sprintf("should not be greater than queues (%d)", q.Queues)))
+	}
+	return errs
+}

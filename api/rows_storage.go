@@ -1,0 +1,312 @@
+package api
+
+import (
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+func storageRows() []*Resource {
+	return []*Resource{csiDriverRow(), csiNodeRow(), csiStorageCapacityRow(), storageClassRow(), volumeAttachmentRow(), volumeAttributesClassRow()}
+}
+
+// The annotations that make a class the default one.
+const (
+	defaultStorageClassAnnotation    = "storageclass.kubernetes.io/is-default-class"
+	oldDefaultStorageClassAnnotation = "storageclass.beta.kubernetes.io/is-default-class"
+	defaultAttributesClassAnnotation = "volumeattributesclass.kubernetes.io/is-default-class"
+)
+
+// IsDefaultStorageClass tells the class of claims that name none.
+func IsDefaultStorageClass(m *metav1.ObjectMeta) bool {
+	return m.Annotations[defaultStorageClassAnnotation] == "true" || m.Annotations[oldDefaultStorageClassAnnotation] == "true"
+}
+
+func storageClassRow() *Resource {
+	doc := storagev1.StorageClass{}.SwaggerDoc()
+	return kind[*storagev1.StorageClass]{
+		GroupVersion: storagev1.SchemeGroupVersion, Plural: "storageclasses", Short: []string{"sc"},
+		List: &storagev1.StorageClassList{},
+		Default: func(c *storagev1.StorageClass) {
+			unset(&c.ReclaimPolicy, corev1.PersistentVolumeReclaimDelete)
+			unset(&c.VolumeBindingMode, storagev1.VolumeBindingImmediate)
+		},
+		Validate:       validateStorageClass,
+		ValidateUpdate: validateStorageClassUpdate,
+		Columns: columns(nameColumn,
+			column("Provisioner", "string", doc["provisioner"]),
+			column("ReclaimPolicy", "string", doc["reclaimPolicy"]),
+			column("VolumeBindingMode", "string", doc["volumeBindingMode"]),
+			column("AllowVolumeExpansion", "string", doc["allowVolumeExpansion"]),
+			ageColumn),
+		Cells: func(c *storagev1.StorageClass, now time.Time) []any {
+			name := c.Name
+			if IsDefaultStorageClass(&c.ObjectMeta) {
+				name += " (default)"
+			}
+			return []any{name, c.Provisioner, string(deref(c.ReclaimPolicy, corev1.PersistentVolumeReclaimDelete)),
+				string(deref(c.VolumeBindingMode, "<unset>")), deref(c.AllowVolumeExpansion, false), age(c, now)}
+		},
+	}.row()
+}
+
+func validateStorageClass(c *storagev1.StorageClass) field.ErrorList {
+	errs := validateDriver(c.Provisioner, field.NewPath("provisioner"))
+	for k := range c.Parameters {
+		if k == "" {
+			errs = append(errs, field.Invalid(field.NewPath("parameters"), k, "field can not be empty."))
+		}
+	}
+	if p := c.ReclaimPolicy; p != nil {
+		errs = append(errs, oneOf(*p, field.NewPath("reclaimPolicy"), corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRetain)...)
+	}
+	at := field.NewPath("volumeBindingMode")
+	if c.VolumeBindingMode == nil {
+		return append(errs, field.Required(at, ""))
+	}
+	return append(errs, oneOf(*c.VolumeBindingMode, at, storagev1.VolumeBindingImmediate, storagev1.VolumeBindingWaitForFirstConsumer)...)
+}
+
+// validateDriver judges the name of a provisioner or driver.
+func validateDriver(name string, at *field.Path) field.ErrorList {
+	if name == "" {
+		return field.ErrorList{field.Required(at, name)}
+	}
+	return invalidEach(name, at, validation.IsQualifiedName(strings.ToLower(name)))
+}
+
+func validateStorageClassUpdate(c, old *storagev1.StorageClass) field.ErrorList {
+	var errs field.ErrorList
+	if !equality.Semantic.DeepEqual(c.Parameters, old.Parameters) {
+		errs = append(errs, field.Forbidden(field.NewPath("parameters"), "updates to parameters are forbidden."))
+	}
+	if c.Provisioner != old.Provisioner {
+		errs = append(errs, field.Forbidden(field.NewPath("provisioner"), "updates to provisioner are forbidden."))
+	}
+	if deref(c.ReclaimPolicy, "") != deref(old.ReclaimPolicy, "") {
+		errs = append(errs, field.Forbidden(field.NewPath("reclaimPolicy"), "updates to reclaimPolicy are forbidden."))
+	}
+	return append(errs, immutable(c.VolumeBindingMode, old.VolumeBindingMode, field.NewPath("volumeBindingMode"))...)
+}
+
+func volumeAttributesClassRow() *Resource {
+	doc := storagev1.VolumeAttributesClass{}.SwaggerDoc()
+	return kind[*storagev1.VolumeAttributesClass]{
+		GroupVersion: storagev1.SchemeGroupVersion, Plural: "volumeattributesclasses", Short: []string{"vac"},
+		List: &storagev1.VolumeAttributesClassList{},
+		Validate: func(c *storagev1.VolumeAttributesClass) field.ErrorList {
+			errs := validateDriver(c.DriverName, field.NewPath("driverName"))
+			if len(c.Parameters) == 0 {
+				errs = append(errs, field.Required(field.NewPath("parameters"), "must contain at least one key/value pair"))
+			}
+			return errs
+		},
+		ValidateUpdate: func(c, old *storagev1.VolumeAttributesClass) field.ErrorList {
+			var errs field.ErrorList
+			if c.DriverName != old.DriverName {
+				errs = append(errs, field.Forbidden(field.NewPath("driverName"), "updates to driverName are forbidden."))
+			}
+			if !equality.Semantic.DeepEqual(c.Parameters, old.Parameters) {
+				errs = append(errs, field.Forbidden(field.NewPath("parameters"), "updates to parameters are forbidden."))
+			}
+			return errs
+		},
+		Columns: columns(nameColumn, column("DriverName", "string", doc["driverName"]), ageColumn),
+		Cells: func(c *storagev1.VolumeAttributesClass, now time.Time) []any {
+			name := c.Name
+			if c.Annotations[defaultAttributesClassAnnotation] == "true" {
+				name += " (default)"
+			}
+			return []any{name, c.DriverName, age(c, now)}
+		},
+	}.row()
+}
+
+func volumeAttachmentRow() *Resource {
+	spec := storagev1.VolumeAttachmentSpec{}.SwaggerDoc()
+	return kind[*storagev1.VolumeAttachment]{
+		GroupVersion: storagev1.SchemeGroupVersion, Plural: "volumeattachments",
+		List:     &storagev1.VolumeAttachmentList{},
+		Status:   true,
+		Validate: validateVolumeAttachment,
+		ValidateUpdate: func(a, old *storagev1.VolumeAttachment) field.ErrorList {
+			return immutable(a.Spec, old.Spec, specPath)
+		},
+		Fields: func(a *storagev1.VolumeAttachment) fields.Set { return fields.Set{"spec.nodeName": a.Spec.NodeName} },
+		Columns: columns(nameColumn,
+			column("Attacher", "string", spec["attacher"]),
+			column("PV", "string", storagev1.VolumeAttachmentSource{}.SwaggerDoc()["persistentVolumeName"]),
+			column("Node", "string", spec["nodeName"]),
+			column("Attached", "boolean", storagev1.VolumeAttachmentStatus{}.SwaggerDoc()["attached"]),
+			ageColumn),
+		Cells: func(a *storagev1.VolumeAttachment, now time.Time) []any {
+			return []any{a.Name, a.Spec.Attacher, deref(a.Spec.Source.PersistentVolumeName, ""), a.Spec.NodeName, a.Status.Attached, age(a, now)}
+		},
+	}.row()
+}
+
+func validateVolumeAttachment(a *storagev1.VolumeAttachment) field.ErrorList {
+	errs := validateDriver(a.Spec.Attacher, specPath.Child("attacher"))
+	at := specPath.Child("source")
+	s := a.Spec.Source
+	switch {
+	case s.PersistentVolumeName == nil && s.InlineVolumeSpec == nil:
+		errs = append(errs, field.Required(at, "must specify exactly one of inlineVolumeSpec and persistentVolumeName"))
+	case s.PersistentVolumeName != nil && s.InlineVolumeSpec != nil:
+		errs = append(errs, field.Forbidden(at, "must specify exactly one of inlineVolumeSpec and persistentVolumeName"))
+	case s.PersistentVolumeName != nil:
+		errs = append(errs, named(*s.PersistentVolumeName, subdomain, at.Child("persistentVolumeName"))...)
+	}
+	return append(errs, named(a.Spec.NodeName, subdomain, specPath.Child("nodeName"))...)
+}
+
+func csiDriverRow() *Resource {
+	spec := storagev1.CSIDriverSpec{}.SwaggerDoc()
+	return kind[*storagev1.CSIDriver]{
+		GroupVersion: storagev1.SchemeGroupVersion, Plural: "csidrivers",
+		List:       &storagev1.CSIDriverList{},
+		Generation: true,
+		Default:    defaultCSIDriver,
+		Validate:   validateCSIDriver,
+		ValidateUpdate: func(d, old *storagev1.CSIDriver) field.ErrorList {
+			errs := immutable(d.Spec.AttachRequired, old.Spec.AttachRequired, specPath.Child("attachedRequired"))
+			return append(errs, immutable(d.Spec.VolumeLifecycleModes, old.Spec.VolumeLifecycleModes, specPath.Child("volumeLifecycleModes"))...)
+		},
+		Columns: columns(nameColumn,
+			column("AttachRequired", "boolean", spec["attachRequired"]),
+			column("PodInfoOnMount", "boolean", spec["podInfoOnMount"]),
+			column("StorageCapacity", "boolean", spec["storageCapacity"]),
+			column("TokenRequests", "string", spec["tokenRequests"]),
+			column("RequiresRepublish", "boolean", spec["requiresRepublish"]),
+			column("Modes", "string", spec["volumeLifecycleModes"]),
+			ageColumn),
+		Cells: func(d *storagev1.CSIDriver, now time.Time) []any {
+			var audiences, modes []string
+			for _, t := range d.Spec.TokenRequests {
+				audiences = append(audiences, t.Audience)
+			}
+			for _, m := range d.Spec.VolumeLifecycleModes {
+				modes = append(modes, string(m))
+			}
+			return []any{d.Name, deref(d.Spec.AttachRequired, true), deref(d.Spec.PodInfoOnMount, false), deref(d.Spec.StorageCapacity, false),
+				joinOr(audiences, "<unset>"), deref(d.Spec.RequiresRepublish, false), joinOr(modes, none), age(d, now)}
+		},
+	}.row()
+}
+
+func defaultCSIDriver(d *storagev1.CSIDriver) {
+	s := &d.Spec
+	unset(&s.AttachRequired, true)
+	unset(&s.PodInfoOnMount, false)
+	unset(&s.StorageCapacity, false)
+	unset(&s.FSGroupPolicy, storagev1.ReadWriteOnceWithFSTypeFSGroupPolicy)
+	if len(s.VolumeLifecycleModes) == 0 {
+		s.VolumeLifecycleModes = []storagev1.VolumeLifecycleMode{storagev1.VolumeLifecyclePersistent}
+	}
+	unset(&s.RequiresRepublish, false)
+	unset(&s.SELinuxMount, false)
+}
+
+func validateCSIDriver(d *storagev1.CSIDriver) field.ErrorList {
+	var errs field.ErrorList
+	if len(d.Name) > 63 {
+		errs = append(errs, field.TooLong(metaPath.Child("name"), "", 63))
+	}
+	if p := d.Spec.FSGroupPolicy; p != nil {
+		errs = append(errs, oneOf(*p, specPath.Child("fsGroupPolicy"),
+			storagev1.FileFSGroupPolicy, storagev1.NoneFSGroupPolicy, storagev1.ReadWriteOnceWithFSTypeFSGroupPolicy)...)
+	}
+	for i, m := range d.Spec.VolumeLifecycleModes {
+		errs = append(errs, oneOf(m, specPath.Child("volumeLifecycleModes").Index(i), storagev1.VolumeLifecycleEphemeral, storagev1.VolumeLifecyclePersistent)...)
+	}
+	seen := map[string]bool{}
+	for i, t := range d.Spec.TokenRequests {
+		at := specPath.Child("tokenRequests").Index(i)
+		if seen[t.Audience] {
+			errs = append(errs, field.Duplicate(at.Child("audience"), t.Audience))
+		}
+		seen[t.Audience] = true
+		if s := t.ExpirationSeconds; s != nil && *s < 600 {
+			errs = append(errs, field.Invalid(at.Child("expirationSeconds"), *s, "may not specify a duration less than 10 minutes"))
+		}
+	}
+	return errs
+}
+
+func csiNodeRow() *Resource {
+	return kind[*storagev1.CSINode]{
+		GroupVersion: storagev1.SchemeGroupVersion, Plural: "csinodes",
+		List:     &storagev1.CSINodeList{},
+		Validate: validateCSINode,
+		Columns: columns(nameColumn,
+			column("Drivers", "integer", storagev1.CSINodeSpec{}.SwaggerDoc()["drivers"]),
+			ageColumn),
+		Cells: func(n *storagev1.CSINode, now time.Time) []any {
+			return []any{n.Name, int64(len(n.Spec.Drivers)), age(n, now)}
+		},
+	}.row()
+}
+
+func validateCSINode(n *storagev1.CSINode) field.ErrorList {
+	seen := map[string]bool{}
+	return each(n.Spec.Drivers, specPath.Child("drivers"), func(d *storagev1.CSINodeDriver, at *field.Path) field.ErrorList {
+		errs := validateDriver(d.Name, at.Child("name"))
+		if seen[d.Name] {
+			errs = append(errs, field.Duplicate(at.Child("name"), d.Name))
+		}
+		seen[d.Name] = true
+		errs = append(errs, required(d.NodeID, at.Child("nodeID"))...)
+		if a := d.Allocatable; a != nil && a.Count != nil && *a.Count < 0 {
+			errs = append(errs, field.Invalid(at.Child("allocatable", "count"), *a.Count, "must be greater than or equal to 0"))
+		}
+		keys := map[string]bool{}
+		for i, k := range d.TopologyKeys {
+			at := at.Child("topologyKeys").Index(i)
+			if keys[k] {
+				errs = append(errs, field.Duplicate(at, k))
+			}
+			keys[k] = true
+			errs = append(errs, invalidEach(k, at, validation.IsQualifiedName(k))...)
+		}
+		return errs
+	})
+}
+
+func csiStorageCapacityRow() *Resource {
+	doc := storagev1.CSIStorageCapacity{}.SwaggerDoc()
+	return kind[*storagev1.CSIStorageCapacity]{
+		GroupVersion: storagev1.SchemeGroupVersion, Plural: "csistoragecapacities", Namespaced: true,
+		List: &storagev1.CSIStorageCapacityList{},
+		Validate: func(c *storagev1.CSIStorageCapacity) field.ErrorList {
+			errs := named(c.StorageClassName, subdomain, field.NewPath("storageClassName"))
+			if c.NodeTopology != nil {
+				errs = append(errs, checkSelector(c.NodeTopology, field.NewPath("nodeTopology"))...)
+			}
+			if q := c.Capacity; q != nil && q.Sign() < 0 {
+				errs = append(errs, field.Invalid(field.NewPath("capacity"), q.String(), "must be greater than or equal to 0"))
+			}
+			return errs
+		},
+		ValidateUpdate: func(c, old *storagev1.CSIStorageCapacity) field.ErrorList {
+			errs := immutable(c.NodeTopology, old.NodeTopology, field.NewPath("nodeTopology"))
+			return append(errs, immutable(c.StorageClassName, old.StorageClassName, field.NewPath("storageClassName"))...)
+		},
+		Columns: columns(nameColumn,
+			column("StorageClassName", "string", doc["storageClassName"]),
+			column("Capacity", "string", doc["capacity"])),
+		Cells: func(c *storagev1.CSIStorageCapacity, _ time.Time) []any {
+			capacity := "<unset>"
+			if c.Capacity != nil {
+				capacity = c.Capacity.String()
+			}
+			return []any{c.Name, c.StorageClassName, capacity}
+		},
+	}.row()
+}
