@@ -36,6 +36,8 @@ type kind[P Object] struct {
 	// Status says that the struct's Status field is written through the
 	// endpoint "status" only, and everything else not through it.
 	Status bool
+	// StatusOnCreate lets a create write the status too (nodes).
+	StatusOnCreate bool
 	// Generation says that metadata.generation counts changes of what is
 	// neither metadata nor status.
 	Generation bool
@@ -53,6 +55,7 @@ type kind[P Object] struct {
 
 	Warnings            func(obj, old P) []string
 	Graceful            func(obj P, asked *int64) (int64, bool)
+	Deleting            func(obj P)
 	AllowCreateOnUpdate bool
 	DefaultPropagation  metav1.DeletionPropagation
 	Subresources        []Subresource
@@ -104,6 +107,9 @@ func (k kind[P]) addOptional(r *Resource) {
 	if f := k.Graceful; f != nil {
 		r.Graceful = func(obj Object, asked *int64) (int64, bool) { return f(obj.(P), asked) }
 	}
+	if f := k.Deleting; f != nil {
+		r.Deleting = on(f)
+	}
 	if f := k.Cells; f != nil {
 		r.Cells = func(obj Object, now time.Time) []any { return f(obj.(P), now) }
 	}
@@ -120,7 +126,7 @@ func (k kind[P]) addOptional(r *Resource) {
 }
 
 func (k kind[P]) prepareCreate(obj Object) {
-	if k.Status {
+	if k.Status && !k.StatusOnCreate {
 		statusOf(obj).SetZero()
 	}
 	obj.SetGeneration(0)

@@ -210,7 +210,7 @@ func validateProjection(p *corev1.VolumeProjection, at *field.Path) field.ErrorL
 	case p.ServiceAccountToken != nil:
 		return validateTokenProjection(p.ServiceAccountToken, at.Child("serviceAccountToken"))
 	case p.ClusterTrustBundle != nil:
-		return validateTrustBundle(p.ClusterTrustBundle, at.Child("clusterTrustBundle"))
+		return validateBundleProjection(p.ClusterTrustBundle, at.Child("clusterTrustBundle"))
 	case p.PodCertificate != nil:
 		return validatePodCertificate(p.PodCertificate, at.Child("podCertificate"))
 	}
@@ -233,7 +233,7 @@ func validateTokenProjection(t *corev1.ServiceAccountTokenProjection, at *field.
 	return errs
 }
 
-func validateTrustBundle(b *corev1.ClusterTrustBundleProjection, at *field.Path) field.ErrorList {
+func validateBundleProjection(b *corev1.ClusterTrustBundleProjection, at *field.Path) field.ErrorList {
 	errs := validateFilePath(b.Path, at.Child("path"))
 	switch {
 	case b.Name != nil && b.SignerName != nil:

@@ -61,6 +61,9 @@ type Resource struct {
 	// with a deletionTimestamp until somebody confirms with grace 0. Nil means
 	// deletes are immediate (finalizers aside).
 	Graceful func(obj Object, asked *int64) (seconds int64, stays bool)
+	// Deleting changes what else a delete changes when it marks an object with
+	// a deletionTimestamp (a namespace becomes Terminating).
+	Deleting func(obj Object)
 	// AllowCreateOnUpdate lets PUT create (leases, endpoints and others).
 	AllowCreateOnUpdate bool
 	// DefaultPropagation is the policy of a delete that names none:
@@ -96,6 +99,9 @@ type Version struct {
 	FromStorage func(obj Object) (Object, error)
 	// Default fills unset fields before ToStorage.
 	Default func(obj Object)
+	// FieldNames says what this version calls the row's selectable fields,
+	// where it calls them otherwise: its name to the row's.
+	FieldNames map[string]string
 }
 
 // Subresource is an endpoint below an object.
@@ -108,6 +114,7 @@ type Subresource struct {
 	Verbs []string
 	// PrepareUpdate, ValidateUpdate: as in Resource, for writes through this
 	// endpoint that write the parent (status, ephemeralcontainers, resize).
+	// They stand in the place of the Resource's Validate and ValidateUpdate.
 	PrepareUpdate  func(obj, old Object)
 	ValidateUpdate func(obj, old Object) field.ErrorList
 	// GetScale and SetScale serve "scale" (replicas and selector paths).

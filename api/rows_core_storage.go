@@ -1,12 +1,292 @@
 package api
 
 import (
+	"cmp"
 	"slices"
+	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/util/diff"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
+
+func persistentVolumeRow() *Resource {
+	doc := corev1.PersistentVolumeSpec{}.SwaggerDoc()
+	return kind[*corev1.PersistentVolume]{
+		GroupVersion: corev1.SchemeGroupVersion, Plural: "persistentvolumes", Short: []string{"pv"},
+		List:   &corev1.PersistentVolumeList{},
+		Status: true,
+
+		Default:        defaultPersistentVolume,
+		PrepareCreate:  func(v *corev1.PersistentVolume) { v.Status.Phase = corev1.VolumePending },
+		Validate:       validatePersistentVolume,
+		ValidateUpdate: validatePersistentVolumeUpdate,
+		Columns: columns(nameColumn,
+			column("Capacity", "string", doc["capacity"]),
+			column("Access Modes", "string", doc["accessModes"]),
+			column("Reclaim Policy", "string", doc["persistentVolumeReclaimPolicy"]),
+			column("Status", "string", corev1.PersistentVolumeStatus{}.SwaggerDoc()["phase"]),
+			column("Claim", "string", doc["claimRef"]),
+			column("StorageClass", "string", doc["storageClassName"]),
+			column("VolumeAttributesClass", "string", doc["volumeAttributesClassName"]),
+			column("Reason", "string", corev1.PersistentVolumeStatus{}.SwaggerDoc()["reason"]),
+			ageColumn,
+			wideColumn("VolumeMode", "string", doc["volumeMode"])),
+		Cells:  persistentVolumeCells,
+		Fields: func(v *corev1.PersistentVolume) fields.Set { return fields.Set{"name": v.Name} },
+	}.row()
+}
+
+func defaultPersistentVolume(v *corev1.PersistentVolume) {
+	empty(&v.Spec.PersistentVolumeReclaimPolicy, corev1.PersistentVolumeReclaimRetain)
+	unset(&v.Spec.VolumeMode, corev1.PersistentVolumeFilesystem)
+	empty(&v.Status.Phase, corev1.VolumePending)
+	roundUp(v.Spec.Capacity)
+	s := &v.Spec.PersistentVolumeSource
+	if s.HostPath != nil {
+		unset(&s.HostPath.Type, corev1.HostPathUnset)
+	}
+	if s.ISCSI != nil {
+		s.ISCSI.ISCSIInterface = cmp.Or(s.ISCSI.ISCSIInterface, "default")
+	}
+	if s.RBD != nil {
+		s.RBD.RBDPool = cmp.Or(s.RBD.RBDPool, "rbd")
+		s.RBD.RadosUser = cmp.Or(s.RBD.RadosUser, "admin")
+		s.RBD.Keyring = cmp.Or(s.RBD.Keyring, "/etc/ceph/keyring")
+	}
+	if s.AzureDisk != nil {
+		defaultAzureDisk(s.AzureDisk)
+	}
+	if s.ScaleIO != nil {
+		s.ScaleIO.StorageMode = cmp.Or(s.ScaleIO.StorageMode, "ThinProvisioned")
+		s.ScaleIO.FSType = cmp.Or(s.ScaleIO.FSType, "xfs")
+	}
+}
+
+const unsetClass = "<unset>"
+
+func persistentVolumeCells(v *corev1.PersistentVolume, now time.Time) []any {
+	claim := ""
+	if r := v.Spec.ClaimRef; r != nil {
+		claim = r.Namespace + "/" + r.Name
+	}
+	phase := string(v.Status.Phase)
+	if v.DeletionTimestamp != nil {
+		phase = "Terminating"
+	}
+	size := v.Spec.Capacity[corev1.ResourceStorage]
+	class := or(v.Annotations[corev1.BetaStorageClassAnnotation], v.Spec.StorageClassName)
+	return []any{v.Name, size.String(), accessModesCell(v.Spec.AccessModes), string(v.Spec.PersistentVolumeReclaimPolicy), phase, claim,
+		class, deref(v.Spec.VolumeAttributesClassName, unsetClass), v.Status.Reason, age(v, now),
+		string(deref(v.Spec.VolumeMode, unsetClass))}
+}
+
+// accessModesCell abbreviates modes, each once, in this order.
+func accessModesCell(modes []corev1.PersistentVolumeAccessMode) string {
+	var out []string
+	for _, m := range []struct {
+		mode corev1.PersistentVolumeAccessMode
+		word string
+	}{{corev1.ReadWriteOnce, "RWO"}, {corev1.ReadOnlyMany, "ROX"}, {corev1.ReadWriteMany, "RWX"}, {corev1.ReadWriteOncePod, "RWOP"}} {
+		if slices.Contains(modes, m.mode) {
+			out = append(out, m.word)
+		}
+	}
+	return strings.Join(out, ",")
+}
+
+func validatePersistentVolume(v *corev1.PersistentVolume) field.ErrorList {
+	s, at := &v.Spec, specPath
+	errs := slices.Concat(
+		validateAccessModes(s.AccessModes, at.Child("accessModes")),
+		validateCapacity(s.Capacity, at.Child("capacity")),
+		exactlyOne(s.PersistentVolumeSource, "volume type", at),
+		validateCommonSource(&s.PersistentVolumeSource, at),
+		validateVolumeOnly(&s.PersistentVolumeSource, at),
+		oneOf(s.PersistentVolumeReclaimPolicy, at.Child("persistentVolumeReclaimPolicy"),
+			corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRecycle, corev1.PersistentVolumeReclaimRetain),
+		optionally(s.StorageClassName, dnsName, at.Child("storageClassName")),
+	)
+	if m := s.VolumeMode; m != nil {
+		errs = append(errs, oneOf(*m, at.Child("volumeMode"), corev1.PersistentVolumeBlock, corev1.PersistentVolumeFilesystem)...)
+	}
+	if s.HostPath != nil && s.HostPath.Path == "/" && s.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimRecycle {
+		errs = append(errs, field.Forbidden(at.Child("persistentVolumeReclaimPolicy"), "may not be 'recycle' for a hostPath mount of '/'"))
+	}
+	if a := s.NodeAffinity; a != nil {
+		if a.Required == nil {
+			return append(errs, field.Required(at.Child("nodeAffinity", "required"), "must specify required node constraints"))
+		}
+		return append(errs, validateNodeSelector(a.Required, at.Child("nodeAffinity", "required"))...)
+	}
+	if s.Local != nil {
+		errs = append(errs, field.Required(at.Child("nodeAffinity"), "Local volume requires node affinity"))
+	}
+	return errs
+}
+
+func validateCapacity(list corev1.ResourceList, at *field.Path) field.ErrorList {
+	if len(list) == 0 {
+		return field.ErrorList{field.Required(at, "")}
+	}
+	size, ok := list[corev1.ResourceStorage]
+	if !ok || len(list) > 1 {
+		return field.ErrorList{field.NotSupported(at, list, []corev1.ResourceName{corev1.ResourceStorage})}
+	}
+	if size.Sign() <= 0 {
+		return field.ErrorList{field.Invalid(at.Key(string(corev1.ResourceStorage)), size.String(), "must be greater than zero")}
+	}
+	return nil
+}
+
+// validateVolumeOnly: the sources whose type is a persistent volume's alone.
+func validateVolumeOnly(s *corev1.PersistentVolumeSource, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if s.HostPath != nil {
+		errs = append(errs, validateHostPath(s.HostPath, at.Child("hostPath"))...)
+	}
+	if s.Local != nil {
+		errs = append(errs, need(at.Child("local"), "path", s.Local.Path)...)
+		errs = append(errs, noBacksteps(s.Local.Path, at.Child("local", "path"))...)
+	}
+	if s.Glusterfs != nil {
+		errs = append(errs, need(at.Child("glusterfs"), "endpoints", s.Glusterfs.EndpointsName, "path", s.Glusterfs.Path)...)
+	}
+	if s.RBD != nil {
+		errs = append(errs, validateRBD(s.RBD.CephMonitors, s.RBD.RBDImage, at.Child("rbd"))...)
+	}
+	if s.ISCSI != nil {
+		errs = append(errs, validateISCSI(s.ISCSI.TargetPortal, s.ISCSI.IQN, s.ISCSI.Lun, at.Child("iscsi"))...)
+	}
+	if s.Cinder != nil {
+		errs = append(errs, need(at.Child("cinder"), "volumeID", s.Cinder.VolumeID)...)
+	}
+	if s.CephFS != nil && len(s.CephFS.Monitors) == 0 {
+		errs = append(errs, field.Required(at.Child("cephfs", "monitors"), ""))
+	}
+	if s.FlexVolume != nil {
+		errs = append(errs, validateFlex(s.FlexVolume.Driver, s.FlexVolume.Options, at.Child("flexVolume"))...)
+	}
+	if s.AzureFile != nil {
+		errs = append(errs, need(at.Child("azureFile"), "secretName", s.AzureFile.SecretName, "shareName", s.AzureFile.ShareName)...)
+	}
+	if s.ScaleIO != nil {
+		errs = append(errs, need(at.Child("scaleIO"), "gateway", s.ScaleIO.Gateway, "system", s.ScaleIO.System, "volumeName", s.ScaleIO.VolumeName)...)
+	}
+	if s.CSI != nil {
+		errs = append(errs, validateDriverName(s.CSI.Driver, at.Child("csi", "driver"))...)
+		errs = append(errs, need(at.Child("csi"), "volumeHandle", s.CSI.VolumeHandle)...)
+	}
+	return errs
+}
+
+func validatePersistentVolumeUpdate(v, old *corev1.PersistentVolume) field.ErrorList {
+	var errs field.ErrorList
+	if !equality.Semantic.DeepEqual(withoutSecrets(v), withoutSecrets(old)) {
+		errs = append(errs, field.Forbidden(specPath.Child("persistentvolumesource"), "spec.persistentvolumesource is immutable after creation"))
+	}
+	errs = append(errs, immutable(v.Spec.VolumeMode, old.Spec.VolumeMode, specPath.Child("volumeMode"))...)
+	if old.Spec.NodeAffinity != nil {
+		errs = append(errs, immutable(v.Spec.NodeAffinity, old.Spec.NodeAffinity, specPath.Child("nodeAffinity"))...)
+	}
+	return errs
+}
+
+// withoutSecrets is a volume's source less what may be added to it later.
+func withoutSecrets(v *corev1.PersistentVolume) *corev1.PersistentVolumeSource {
+	s := v.Spec.PersistentVolumeSource.DeepCopy()
+	if s.CSI != nil {
+		s.CSI.ControllerExpandSecretRef = nil
+	}
+	return s
+}
+
+func claimRow() *Resource {
+	doc := corev1.PersistentVolumeClaimSpec{}.SwaggerDoc()
+	return kind[*corev1.PersistentVolumeClaim]{
+		GroupVersion: corev1.SchemeGroupVersion, Plural: "persistentvolumeclaims", Short: []string{"pvc"}, Namespaced: true,
+		List:   &corev1.PersistentVolumeClaimList{},
+		Status: true,
+
+		Default:        defaultClaim,
+		PrepareCreate:  func(c *corev1.PersistentVolumeClaim) { c.Status.Phase = corev1.ClaimPending },
+		Validate:       func(c *corev1.PersistentVolumeClaim) field.ErrorList { return validateClaimSpec(&c.Spec, specPath) },
+		ValidateUpdate: validateClaimUpdate,
+		Columns: columns(nameColumn,
+			column("Status", "string", corev1.PersistentVolumeClaimStatus{}.SwaggerDoc()["phase"]),
+			column("Volume", "string", doc["volumeName"]),
+			column("Capacity", "string", corev1.PersistentVolumeClaimStatus{}.SwaggerDoc()["capacity"]),
+			column("Access Modes", "string", corev1.PersistentVolumeClaimStatus{}.SwaggerDoc()["accessModes"]),
+			column("StorageClass", "string", doc["storageClassName"]),
+			column("VolumeAttributesClass", "string", doc["volumeAttributesClassName"]),
+			ageColumn,
+			wideColumn("VolumeMode", "string", doc["volumeMode"])),
+		Cells:  claimCells,
+		Fields: func(c *corev1.PersistentVolumeClaim) fields.Set { return fields.Set{"name": c.Name} },
+	}.row()
+}
+
+// defaultClaim also keeps the two ways of naming a data source in step
+// (KEP 1495), save for a source in another namespace.
+func defaultClaim(c *corev1.PersistentVolumeClaim) {
+	empty(&c.Status.Phase, corev1.ClaimPending)
+	unset(&c.Spec.VolumeMode, corev1.PersistentVolumeFilesystem)
+	roundUp(c.Spec.Resources.Requests)
+	roundUp(c.Spec.Resources.Limits)
+	switch d, r := c.Spec.DataSource, c.Spec.DataSourceRef; {
+	case d != nil && r == nil:
+		c.Spec.DataSourceRef = &corev1.TypedObjectReference{APIGroup: d.APIGroup, Kind: d.Kind, Name: d.Name}
+	case r != nil && d == nil && deref(r.Namespace, "") == "":
+		c.Spec.DataSource = &corev1.TypedLocalObjectReference{APIGroup: r.APIGroup, Kind: r.Kind, Name: r.Name}
+	}
+}
+
+func claimCells(c *corev1.PersistentVolumeClaim, now time.Time) []any {
+	phase := string(c.Status.Phase)
+	if c.DeletionTimestamp != nil {
+		phase = "Terminating"
+	}
+	size, modes := "", ""
+	if c.Spec.VolumeName != "" {
+		q := c.Status.Capacity[corev1.ResourceStorage]
+		size, modes = q.String(), accessModesCell(c.Status.AccessModes)
+	}
+	class := or(c.Annotations[corev1.BetaStorageClassAnnotation], deref(c.Spec.StorageClassName, ""))
+	return []any{c.Name, phase, c.Spec.VolumeName, size, modes, class,
+		deref(c.Spec.VolumeAttributesClassName, unsetClass), age(c, now), string(deref(c.Spec.VolumeMode, unsetClass))}
+}
+
+// validateClaimUpdate: a bound claim can grow; an unbound one can be bound and
+// given a class; all else stays.
+func validateClaimUpdate(c, old *corev1.PersistentVolumeClaim) field.ErrorList {
+	allowed := old.Spec.DeepCopy()
+	if old.Spec.VolumeName == "" {
+		allowed.VolumeName = c.Spec.VolumeName
+	}
+	if old.Spec.StorageClassName == nil {
+		allowed.StorageClassName = c.Spec.StorageClassName
+	}
+	allowed.VolumeAttributesClassName = c.Spec.VolumeAttributesClassName
+	var errs field.ErrorList
+	if old.Status.Phase == corev1.ClaimBound {
+		now, was := c.Spec.Resources.Requests[corev1.ResourceStorage], old.Spec.Resources.Requests[corev1.ResourceStorage]
+		granted := old.Status.Capacity[corev1.ResourceStorage]
+		allowed.Resources.Requests = c.Spec.Resources.Requests
+		// A request that was raised beyond what there is may be lowered again,
+		// but not below it.
+		if now.Cmp(was) < 0 && now.Cmp(granted) < 0 {
+			errs = append(errs, field.Forbidden(specPath.Child("resources", "requests", "storage"), "field can not be less than status.capacity"))
+		}
+	}
+	if !equality.Semantic.DeepEqual(&c.Spec, allowed) {
+		errs = append(errs, field.Forbidden(specPath, "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n"+diff.Diff(allowed, &c.Spec)))
+	}
+	return errs
+}
 
 var accessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadOnlyMany, corev1.ReadWriteMany, corev1.ReadWriteOnce, corev1.ReadWriteOncePod}
 

@@ -1,0 +1,176 @@
+package api
+
+import (
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+func nodeRow() *Resource {
+	info := corev1.NodeSystemInfo{}.SwaggerDoc()
+	return kind[*corev1.Node]{
+		GroupVersion: corev1.SchemeGroupVersion, Plural: "nodes", Short: []string{"no"},
+		List:   &corev1.NodeList{},
+		Status: true, StatusOnCreate: true,
+		Default:        func(n *corev1.Node) { defaultNode(n) },
+		Validate:       validateNode,
+		ValidateUpdate: validateNodeUpdate,
+		ValidateStatus: validateNodeStatus,
+		Subresources:   []Subresource{{Name: "proxy", Kind: coreKind("NodeProxyOptions"), Verbs: proxyVerbs}},
+		Columns: columns(nameColumn,
+			column("Status", "string", "Whether the node is ready, and whether it takes pods."),
+			column("Roles", "string", "The roles that its labels give the node."),
+			ageColumn,
+			column("Version", "string", info["kubeletVersion"]),
+			wideColumn("Internal-IP", "string", corev1.NodeStatus{}.SwaggerDoc()["addresses"]),
+			wideColumn("External-IP", "string", corev1.NodeStatus{}.SwaggerDoc()["addresses"]),
+			wideColumn("OS-Image", "string", info["osImage"]),
+			wideColumn("Kernel-Version", "string", info["kernelVersion"]),
+			wideColumn("Container-Runtime", "string", info["containerRuntimeVersion"])),
+		Cells: nodeCells,
+		Fields: func(n *corev1.Node) fields.Set {
+			return fields.Set{"spec.unschedulable": strconv.FormatBool(n.Spec.Unschedulable)}
+		},
+	}.row()
+}
+
+// defaultNode: what a node has and names no reserve for can be given out.
+func defaultNode(n *corev1.Node) {
+	if n.Status.Allocatable == nil && len(n.Status.Capacity) > 0 {
+		n.Status.Allocatable = n.Status.Capacity.DeepCopy()
+	}
+	roundUp(n.Status.Capacity)
+	roundUp(n.Status.Allocatable)
+	if n.Spec.PodCIDR != "" && len(n.Spec.PodCIDRs) == 0 {
+		n.Spec.PodCIDRs = []string{n.Spec.PodCIDR}
+	}
+	if n.Spec.PodCIDR == "" && len(n.Spec.PodCIDRs) > 0 {
+		n.Spec.PodCIDR = n.Spec.PodCIDRs[0]
+	}
+}
+
+func nodeCells(n *corev1.Node, now time.Time) []any {
+	i := n.Status.NodeInfo
+	return []any{n.Name, nodeState(n), joinOr(nodeRoles(n), none), age(n, now), i.KubeletVersion,
+		nodeAddress(n, corev1.NodeInternalIP), nodeAddress(n, corev1.NodeExternalIP),
+		or(i.OSImage, unknown), or(i.KernelVersion, unknown), or(i.ContainerRuntimeVersion, unknown)}
+}
+
+func nodeState(n *corev1.Node) string {
+	state := "Unknown"
+	for _, c := range n.Status.Conditions {
+		if c.Type == corev1.NodeReady {
+			state = "NotReady"
+			if c.Status == corev1.ConditionTrue {
+				state = "Ready"
+			}
+		}
+	}
+	if n.Spec.Unschedulable {
+		state += ",SchedulingDisabled"
+	}
+	return state
+}
+
+func nodeRoles(n *corev1.Node) []string {
+	roles := sets.New[string]()
+	for key, value := range n.Labels {
+		if role, ok := strings.CutPrefix(key, "node-role.kubernetes.io/"); ok && role != "" {
+			roles.Insert(role)
+		}
+		if key == "kubernetes.io/role" && value != "" {
+			roles.Insert(value)
+		}
+	}
+	return sets.List(roles)
+}
+
+func nodeAddress(n *corev1.Node, t corev1.NodeAddressType) string {
+	for _, a := range n.Status.Addresses {
+		if a.Type == t {
+			return a.Address
+		}
+	}
+	return none
+}
+
+func validateNode(n *corev1.Node) field.ErrorList {
+	return slices.Concat(
+		validateTaints(n.Spec.Taints, specPath.Child("taints")),
+		validatePodCIDRs(n.Spec.PodCIDRs, specPath.Child("podCIDRs")),
+		validateNodeAmounts(n),
+	)
+}
+
+func validateNodeAmounts(n *corev1.Node) field.ErrorList {
+	return append(
+		validateResourceList(n.Status.Capacity, resourceName, statusPath.Child("capacity")),
+		validateResourceList(n.Status.Allocatable, resourceName, statusPath.Child("allocatable"))...)
+}
+
+func validateTaints(taints []corev1.Taint, at *field.Path) field.ErrorList {
+	seen := sets.New[string]()
+	return each(taints, at, func(t *corev1.Taint, at *field.Path) field.ErrorList {
+		errs := metavalidation.ValidateLabelName(t.Key, at.Child("key"))
+		errs = append(errs, invalidEach(t.Value, at.Child("value"), validation.IsValidLabelValue(t.Value))...)
+		errs = append(errs, validateEffect(t.Effect, at.Child("effect"))...)
+		if id := t.Key + ":" + string(t.Effect); t.Effect != "" && seen.Has(id) {
+			d := field.Duplicate(at, *t)
+			d.Detail = "taints must be unique by key and effect pair"
+			errs = append(errs, d)
+		} else {
+			seen.Insert(id)
+		}
+		return errs
+	})
+}
+
+// validatePodCIDRs: at most one prefix of each family.
+func validatePodCIDRs(cidrs []string, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	v4, v6 := 0, 0
+	for i, c := range cidrs {
+		errs = append(errs, validation.IsValidCIDR(at.Index(i), c)...)
+		if p, err := netip.ParsePrefix(c); err == nil && p.Addr().Is4() {
+			v4++
+		} else {
+			v6++
+		}
+	}
+	if len(errs) == 0 && (v4 > 1 || v6 > 1) {
+		errs = append(errs, field.Invalid(at, cidrs, "may specify no more than one CIDR for each IP family"))
+	}
+	return errs
+}
+
+func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
+	var errs field.ErrorList
+	if len(old.Spec.PodCIDRs) > 0 && !slices.Equal(n.Spec.PodCIDRs, old.Spec.PodCIDRs) {
+		errs = append(errs, field.Forbidden(specPath.Child("podCIDRs"), "node updates may not change podCIDR except from \"\" to valid"))
+	}
+	if old.Spec.ProviderID != "" && n.Spec.ProviderID != old.Spec.ProviderID {
+		errs = append(errs, field.Forbidden(specPath.Child("providerID"), "node updates may not change providerID except from \"\" to valid"))
+	}
+	if !equality.Semantic.DeepEqual(n.Spec.ConfigSource, old.Spec.ConfigSource) && n.Spec.ConfigSource != nil {
+		errs = append(errs, field.Forbidden(specPath.Child("configSource"), "configSource may not be set"))
+	}
+	return errs
+}
+
+func validateNodeStatus(n, _ *corev1.Node) field.ErrorList {
+	seen := sets.New[corev1.NodeAddress]()
+	errs := each(n.Status.Addresses, statusPath.Child("addresses"), func(a *corev1.NodeAddress, at *field.Path) field.ErrorList {
+		return unique(seen, *a, at)
+	})
+	return append(errs, validateNodeAmounts(n)...)
+}

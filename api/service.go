@@ -1,0 +1,267 @@
+package api
+
+import (
+	"net/netip"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
+)
+
+const sessionSeconds = 3 * 60 * 60 // how long a client stays with its pod
+
+func defaultService(s *corev1.Service) {
+	p := &s.Spec
+	empty(&p.SessionAffinity, corev1.ServiceAffinityNone)
+	empty(&p.Type, corev1.ServiceTypeClusterIP)
+	if p.SessionAffinity == corev1.ServiceAffinityNone {
+		p.SessionAffinityConfig = nil
+	}
+	if p.SessionAffinity == corev1.ServiceAffinityClientIP {
+		unset(&p.SessionAffinityConfig, corev1.SessionAffinityConfig{})
+		unset(&p.SessionAffinityConfig.ClientIP, corev1.ClientIPConfig{})
+		unset(&p.SessionAffinityConfig.ClientIP.TimeoutSeconds, sessionSeconds)
+	}
+	for i := range p.Ports {
+		port := &p.Ports[i]
+		empty(&port.Protocol, corev1.ProtocolTCP)
+		if port.TargetPort == intstr.FromInt32(0) || port.TargetPort == intstr.FromString("") {
+			port.TargetPort = intstr.FromInt32(port.Port)
+		}
+	}
+	if reachedFromOutside(s) {
+		empty(&p.ExternalTrafficPolicy, corev1.ServiceExternalTrafficPolicyCluster)
+	}
+	if p.Type != corev1.ServiceTypeExternalName {
+		unset(&p.InternalTrafficPolicy, corev1.ServiceInternalTrafficPolicyCluster)
+	}
+	if p.Type == corev1.ServiceTypeLoadBalancer {
+		unset(&p.AllocateLoadBalancerNodePorts, true)
+	}
+	for i := range s.Status.LoadBalancer.Ingress {
+		if in := &s.Status.LoadBalancer.Ingress[i]; in.IP != "" {
+			unset(&in.IPMode, corev1.LoadBalancerIPModeVIP)
+		}
+	}
+}
+
+// reachedFromOutside tells a Service that takes traffic from beyond the
+// cluster, which externalTrafficPolicy is about.
+func reachedFromOutside(s *corev1.Service) bool {
+	switch s.Spec.Type {
+	case corev1.ServiceTypeLoadBalancer, corev1.ServiceTypeNodePort:
+		return true
+	case corev1.ServiceTypeClusterIP:
+		return len(s.Spec.ExternalIPs) > 0
+	}
+	return false
+}
+
+// NeedsClusterIP tells whether a Service lives at an address of the service
+// range: all but external names and headless ones.
+func NeedsClusterIP(s *corev1.Service) bool {
+	return s.Spec.Type != corev1.ServiceTypeExternalName && !isHeadless(s)
+}
+
+// isHeadless tells a Service that has no address of its own.
+func isHeadless(s *corev1.Service) bool {
+	return s.Spec.ClusterIP == corev1.ClusterIPNone || slices.Equal(s.Spec.ClusterIPs, []string{corev1.ClusterIPNone})
+}
+
+// NeedsNodePorts tells whether each port of a Service gets a port on every
+// node.
+func NeedsNodePorts(s *corev1.Service) bool {
+	switch s.Spec.Type {
+	case corev1.ServiceTypeNodePort:
+		return true
+	case corev1.ServiceTypeLoadBalancer:
+		return deref(s.Spec.AllocateLoadBalancerNodePorts, true)
+	}
+	return false
+}
+
+// mayHaveNodePorts tells whether node ports may be written at all.
+func mayHaveNodePorts(s *corev1.Service) bool {
+	return s.Spec.Type == corev1.ServiceTypeNodePort || s.Spec.Type == corev1.ServiceTypeLoadBalancer
+}
+
+// NeedsHealthCheckPort tells whether a Service gets a node port at which a
+// load balancer asks which nodes have its pods.
+func NeedsHealthCheckPort(s *corev1.Service) bool {
+	return s.Spec.Type == corev1.ServiceTypeLoadBalancer && s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+}
+
+// DefaultFamilies fills ipFamilyPolicy and ipFamilies for a cluster that has
+// the given families, its primary first (KEP 563).
+func DefaultFamilies(s *corev1.Service, cluster []corev1.IPFamily) {
+	p := &s.Spec
+	if p.Type == corev1.ServiceTypeExternalName || len(cluster) == 0 {
+		return
+	}
+	if isHeadless(s) && len(p.Selector) == 0 {
+		// Nobody knows what addresses its endpoints will have.
+		if p.IPFamilyPolicy == nil && len(p.IPFamilies) == 0 {
+			p.IPFamilyPolicy = ptr.To(corev1.IPFamilyPolicyRequireDualStack)
+		}
+		cluster = []corev1.IPFamily{cluster[0], otherFamily(cluster[0])}
+	}
+	if p.IPFamilyPolicy == nil {
+		p.IPFamilyPolicy = ptr.To(corev1.IPFamilyPolicySingleStack)
+		if len(p.ClusterIPs) == 2 || len(p.IPFamilies) == 2 {
+			p.IPFamilyPolicy = ptr.To(corev1.IPFamilyPolicyRequireDualStack)
+		}
+	}
+	for _, ip := range p.ClusterIPs[min(len(p.IPFamilies), len(p.ClusterIPs)):] {
+		if a, err := netip.ParseAddr(ip); err == nil {
+			p.IPFamilies = append(p.IPFamilies, familyOf(a))
+		}
+	}
+	if len(p.IPFamilies) == 0 {
+		p.IPFamilies = []corev1.IPFamily{cluster[0]}
+	}
+	if *p.IPFamilyPolicy != corev1.IPFamilyPolicySingleStack && len(p.IPFamilies) == 1 && len(cluster) == 2 {
+		p.IPFamilies = append(p.IPFamilies, otherFamily(p.IPFamilies[0]))
+	}
+}
+
+func familyOf(a netip.Addr) corev1.IPFamily {
+	if a.Is4() {
+		return corev1.IPv4Protocol
+	}
+	return corev1.IPv6Protocol
+}
+
+func otherFamily(f corev1.IPFamily) corev1.IPFamily {
+	if f == corev1.IPv4Protocol {
+		return corev1.IPv6Protocol
+	}
+	return corev1.IPv4Protocol
+}
+
+// normaliseClusterIPs lets a client that knows only clusterIP write a new
+// Service.
+func normaliseClusterIPs(s *corev1.Service) {
+	if s.Spec.ClusterIP != "" && len(s.Spec.ClusterIPs) == 0 {
+		s.Spec.ClusterIPs = []string{s.Spec.ClusterIP}
+	}
+}
+
+// prepareServiceUpdate carries over what was allocated and the client did not
+// write, and drops what the new type has no use for and the client did not
+// change, so that both PUT of a manifest and a change of type just work.
+func prepareServiceUpdate(s, old *corev1.Service) {
+	followClusterIP(s, old)
+	carryAllocated(s, old)
+	dropUnused(s, old)
+	if sameFamilies := len(s.Spec.IPFamilies) == 0 && s.Spec.Type != corev1.ServiceTypeExternalName; sameFamilies && len(s.Spec.ClusterIPs) == len(old.Spec.ClusterIPs) {
+		s.Spec.IPFamilies = old.Spec.IPFamilies
+	}
+	if s.Spec.IPFamilyPolicy == nil && s.Spec.Type != corev1.ServiceTypeExternalName {
+		s.Spec.IPFamilyPolicy = old.Spec.IPFamilyPolicy
+	}
+}
+
+// followClusterIP keeps clusterIPs in step where a client changed clusterIP
+// only.
+func followClusterIP(s, old *corev1.Service) {
+	sameOne := s.Spec.ClusterIP == old.Spec.ClusterIP
+	sameAll := slices.Equal(s.Spec.ClusterIPs, old.Spec.ClusterIPs)
+	switch {
+	case sameOne || !sameAll:
+	case s.Spec.ClusterIP == "":
+		s.Spec.ClusterIPs = nil
+	case old.Spec.ClusterIP == "":
+		s.Spec.ClusterIPs = []string{s.Spec.ClusterIP}
+	case len(s.Spec.ClusterIPs) > 0:
+		s.Spec.ClusterIPs = append([]string{s.Spec.ClusterIP}, s.Spec.ClusterIPs[1:]...)
+	}
+	if len(s.Spec.ClusterIPs) == 0 {
+		normaliseClusterIPs(s)
+	}
+}
+
+func carryAllocated(s, old *corev1.Service) {
+	if NeedsClusterIP(old) && NeedsClusterIP(s) && s.Spec.ClusterIP == "" && len(s.Spec.ClusterIPs) == 0 {
+		s.Spec.ClusterIP = old.Spec.ClusterIP
+		s.Spec.ClusterIPs = slices.Clone(old.Spec.ClusterIPs)
+	}
+	if mayHaveNodePorts(old) && NeedsNodePorts(s) {
+		carryNodePorts(s, old)
+	}
+	if NeedsHealthCheckPort(old) && NeedsHealthCheckPort(s) && s.Spec.HealthCheckNodePort == 0 {
+		s.Spec.HealthCheckNodePort = old.Spec.HealthCheckNodePort
+	}
+}
+
+// carryNodePorts gives a port that names no node port the one that the same
+// port and protocol had, unless another port took it.
+func carryNodePorts(s, old *corev1.Service) {
+	type key struct {
+		protocol corev1.Protocol
+		port     int32
+	}
+	had, taken := map[key]int32{}, map[key]bool{}
+	for _, p := range old.Spec.Ports {
+		had[key{p.Protocol, p.Port}] = p.NodePort
+	}
+	for _, p := range s.Spec.Ports {
+		taken[key{p.Protocol, p.NodePort}] = p.NodePort != 0
+	}
+	for i := range s.Spec.Ports {
+		p := &s.Spec.Ports[i]
+		if n := had[key{p.Protocol, p.Port}]; p.NodePort == 0 && !taken[key{p.Protocol, n}] {
+			p.NodePort = n
+		}
+	}
+}
+
+// dropUnused clears fields that belonged to the old type only, where the
+// client left them as they were.
+func dropUnused(s, old *corev1.Service) {
+	if NeedsClusterIP(old) && s.Spec.Type == corev1.ServiceTypeExternalName && slices.Equal(s.Spec.ClusterIPs, old.Spec.ClusterIPs) {
+		s.Spec.ClusterIP, s.Spec.ClusterIPs = "", nil
+		s.Spec.IPFamilies, s.Spec.IPFamilyPolicy = nil, nil
+	}
+	if s.Spec.Type == corev1.ServiceTypeExternalName && deref(s.Spec.InternalTrafficPolicy, "") == deref(old.Spec.InternalTrafficPolicy, "") {
+		s.Spec.InternalTrafficPolicy = nil
+	}
+	if mayHaveNodePorts(old) && !mayHaveNodePorts(s) && sameNodePorts(s, old) {
+		for i := range s.Spec.Ports {
+			s.Spec.Ports[i].NodePort = 0
+		}
+	}
+	if NeedsHealthCheckPort(old) && !NeedsHealthCheckPort(s) && s.Spec.HealthCheckNodePort == old.Spec.HealthCheckNodePort {
+		s.Spec.HealthCheckNodePort = 0
+	}
+	if reachedFromOutside(old) && !reachedFromOutside(s) && s.Spec.ExternalTrafficPolicy == old.Spec.ExternalTrafficPolicy {
+		s.Spec.ExternalTrafficPolicy = ""
+	}
+	if old.Spec.Type != corev1.ServiceTypeLoadBalancer || s.Spec.Type == corev1.ServiceTypeLoadBalancer {
+		return
+	}
+	if ptr.Equal(s.Spec.AllocateLoadBalancerNodePorts, old.Spec.AllocateLoadBalancerNodePorts) {
+		s.Spec.AllocateLoadBalancerNodePorts = nil
+	}
+	if ptr.Equal(s.Spec.LoadBalancerClass, old.Spec.LoadBalancerClass) {
+		s.Spec.LoadBalancerClass = nil
+	}
+	s.Status.LoadBalancer = corev1.LoadBalancerStatus{}
+}
+
+func sameNodePorts(s, old *corev1.Service) bool {
+	set := func(s *corev1.Service) map[int32]bool {
+		m := map[int32]bool{}
+		for _, p := range s.Spec.Ports {
+			m[p.NodePort] = true
+		}
+		return m
+	}
+	had := set(old)
+	for n := range set(s) {
+		if n != 0 && !had[n] {
+			return false
+		}
+	}
+	return true
+}
