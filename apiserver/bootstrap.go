@@ -1,0 +1,275 @@
+package apiserver
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"reflect"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/utils/ptr"
+
+	"proa/api"
+	"proa/auth"
+	"proa/client"
+	"proa/store"
+)
+
+// apiServiceName is the Service by which pods reach the API.
+const apiServiceName = "kubernetes"
+
+// bootstrap creates what every cluster has.
+func (s *Server) bootstrap(ctx context.Context) error {
+	c := s.Client(auth.System("system:apiserver"))
+	for _, name := range []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease} {
+		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		if err := ensure(ctx, c, ns); err != nil {
+			return err
+		}
+	}
+	for _, obj := range s.systemObjects() {
+		if err := ensure(ctx, c, obj); err != nil {
+			return err
+		}
+	}
+	for _, obj := range s.cfg.Bootstrap {
+		if err := ensure(ctx, c, obj); err != nil {
+			return err
+		}
+	}
+	return s.publish(ctx, c)
+}
+
+// systemObjects are the priority classes that Kubernetes reserves.
+func (s *Server) systemObjects() []api.Object {
+	return []api.Object{
+		&schedulingv1.PriorityClass{
+			ObjectMeta: metav1.ObjectMeta{Name: "system-node-critical"}, Value: 2000001000,
+			Description: "Used for system critical pods that must not be moved from their current node.",
+		},
+		&schedulingv1.PriorityClass{
+			ObjectMeta: metav1.ObjectMeta{Name: "system-cluster-critical"}, Value: 2000000000,
+			Description: "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+		},
+	}
+}
+
+// ensure creates the object where it is missing and completes RBAC objects that
+// are there. A kind that is not served is passed over.
+func ensure(ctx context.Context, c client.Client, obj api.Object) error {
+	row := c.Registry().Of(obj)
+	if row == nil {
+		return nil
+	}
+	have := c.View().Get(row, obj.GetNamespace(), obj.GetName())
+	if have == nil {
+		_, err := c.Create(ctx, obj)
+		if err == nil || apierrors.IsAlreadyExists(err) {
+			return nil
+		}
+		return fmt.Errorf("apiserver: creating %s %s: %w", row.Key(), client.KeyOf(obj), err)
+	}
+	next := completed(have, obj)
+	if next == nil {
+		return nil
+	}
+	if _, err := c.Update(ctx, next, ""); err != nil && !apierrors.IsConflict(err) {
+		return fmt.Errorf("apiserver: completing %s %s: %w", row.Key(), client.KeyOf(obj), err)
+	}
+	return nil
+}
+
+// completed is the stored RBAC object with what the wanted one has besides, or
+// nil where nothing is missing or its owner has switched this off.
+func completed(have, want api.Object) api.Object {
+	if have.GetAnnotations()[rbacv1.AutoUpdateAnnotationKey] == "false" {
+		return nil
+	}
+	next := have.DeepCopyObject().(api.Object)
+	changed := false
+	switch n := next.(type) {
+	case *rbacv1.ClusterRole:
+		if w := want.(*rbacv1.ClusterRole); w.AggregationRule == nil {
+			n.Rules, changed = union(n.Rules, w.Rules)
+		}
+	case *rbacv1.Role:
+		n.Rules, changed = union(n.Rules, want.(*rbacv1.Role).Rules)
+	case *rbacv1.ClusterRoleBinding:
+		n.Subjects, changed = union(n.Subjects, want.(*rbacv1.ClusterRoleBinding).Subjects)
+	case *rbacv1.RoleBinding:
+		n.Subjects, changed = union(n.Subjects, want.(*rbacv1.RoleBinding).Subjects)
+	}
+	if !changed {
+		return nil
+	}
+	return next
+}
+
+func union[T any](have, want []T) (all []T, changed bool) {
+	all = have
+	for _, w := range want {
+		found := false
+		for _, h := range have {
+			found = found || reflect.DeepEqual(h, w)
+		}
+		if !found {
+			all, changed = append(all, w), true
+		}
+	}
+	return all, changed
+}
+
+// keep restores the API's own Service and endpoints when somebody changes them.
+func (s *Server) keep(ctx context.Context) error {
+	c := s.Client(auth.System("system:apiserver"))
+	var scopes []store.Scope
+	for _, r := range []string{"services", "endpoints", "discovery.k8s.io/endpointslices"} {
+		scopes = append(scopes, store.Scope{Resource: r, Namespace: metav1.NamespaceDefault, Name: apiServiceName})
+	}
+	for {
+		_, w := s.cfg.Store.SnapshotAndWatch(scopes...)
+		err := s.keepOnce(ctx, c, w)
+		w.Close()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// keepOnce returns nil when the watch ended and is to be begun again.
+func (s *Server) keepOnce(ctx context.Context, c client.Client, w store.Watcher) error {
+	for {
+		if err := s.publish(ctx, c); err != nil {
+			return err
+		}
+		if _, _, err := w.Next(ctx); err != nil {
+			if err == store.ErrExpired {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+// publish writes the Service default/kubernetes with its endpoints. A write that
+// admission or a race refuses is tried again at the next change.
+func (s *Server) publish(ctx context.Context, c client.Client) error {
+	addr, err := s.external()
+	if err != nil || !s.cfg.ServiceCIDR.IsValid() {
+		return err
+	}
+	for _, obj := range []api.Object{s.apiService(addr), apiEndpoints(addr), apiSlice(addr)} {
+		if err := s.put(ctx, c, obj); err != nil && ctx.Err() == nil {
+			s.cfg.Log.Warn("the API's own Service could not be written", "err", err)
+		}
+	}
+	return nil
+}
+
+func (s *Server) put(ctx context.Context, c client.Client, want api.Object) error {
+	row := c.Registry().Of(want)
+	if row == nil {
+		return nil
+	}
+	have := c.View().Get(row, want.GetNamespace(), want.GetName())
+	if have == nil {
+		_, err := c.Create(ctx, want)
+		return err
+	}
+	next := have.DeepCopyObject().(api.Object)
+	if !overwrite(next, want) {
+		return nil
+	}
+	_, err := c.Update(ctx, next, "")
+	if apierrors.IsConflict(err) {
+		return nil // the change that won wakes keep again
+	}
+	return err
+}
+
+// overwrite makes next say what want says and tells whether it did not.
+func overwrite(next, want api.Object) bool {
+	switch n := next.(type) {
+	case *corev1.Service:
+		w := want.(*corev1.Service)
+		if len(n.Spec.Ports) == 1 && n.Spec.Ports[0].TargetPort == w.Spec.Ports[0].TargetPort && n.Spec.Ports[0].Port == w.Spec.Ports[0].Port {
+			return false
+		}
+		n.Spec.Ports = w.Spec.Ports
+	case *corev1.Endpoints: //nolint:staticcheck // old clients read it
+		w := want.(*corev1.Endpoints) //nolint:staticcheck // as above
+		if reflect.DeepEqual(n.Subsets, w.Subsets) {
+			return false
+		}
+		n.Subsets = w.Subsets
+	case *discoveryv1.EndpointSlice:
+		w := want.(*discoveryv1.EndpointSlice)
+		if reflect.DeepEqual(n.Endpoints, w.Endpoints) && reflect.DeepEqual(n.Ports, w.Ports) {
+			return false
+		}
+		n.Endpoints, n.Ports = w.Endpoints, w.Ports
+	}
+	return true
+}
+
+// external is the address that the API is reached at.
+func (s *Server) external() (netip.AddrPort, error) {
+	if s.cfg.ExternalHost == "" {
+		return netip.AddrPort{}, nil
+	}
+	addr, err := netip.ParseAddrPort(s.cfg.ExternalHost)
+	if err != nil {
+		host, port, serr := net.SplitHostPort(s.cfg.ExternalHost)
+		if serr != nil {
+			return addr, fmt.Errorf("apiserver: external host %q: %w", s.cfg.ExternalHost, serr)
+		}
+		return addr, fmt.Errorf("apiserver: external host %q: an IP address and a port are needed, not %s:%s", s.cfg.ExternalHost, host, port)
+	}
+	return addr, nil
+}
+
+func apiMeta() metav1.ObjectMeta {
+	return metav1.ObjectMeta{Name: apiServiceName, Namespace: metav1.NamespaceDefault}
+}
+
+func (s *Server) apiService(addr netip.AddrPort) api.Object {
+	svc := &corev1.Service{ObjectMeta: apiMeta()}
+	svc.Labels = map[string]string{"provider": "kubernetes", "component": "apiserver"}
+	svc.Spec = corev1.ServiceSpec{
+		Type: corev1.ServiceTypeClusterIP, ClusterIP: s.cfg.ServiceCIDR.Masked().Addr().Next().String(),
+		SessionAffinity: corev1.ServiceAffinityNone,
+		Ports:           []corev1.ServicePort{{Name: "https", Protocol: corev1.ProtocolTCP, Port: 443, TargetPort: intstr.FromInt32(int32(addr.Port()))}},
+	}
+	return svc
+}
+
+func apiEndpoints(addr netip.AddrPort) api.Object {
+	ep := &corev1.Endpoints{ObjectMeta: apiMeta()}                     //nolint:staticcheck // as above
+	ep.Labels = map[string]string{discoveryv1.LabelSkipMirror: "true"} // the slice is written here, too
+	ep.Subsets = []corev1.EndpointSubset{{                             //nolint:staticcheck // as above
+		Addresses: []corev1.EndpointAddress{{IP: addr.Addr().String()}},                                           //nolint:staticcheck // as above
+		Ports:     []corev1.EndpointPort{{Name: "https", Port: int32(addr.Port()), Protocol: corev1.ProtocolTCP}}, //nolint:staticcheck // as above
+	}}
+	return ep
+}
+
+func apiSlice(addr netip.AddrPort) api.Object {
+	sl := &discoveryv1.EndpointSlice{ObjectMeta: apiMeta(), AddressType: discoveryv1.AddressTypeIPv4}
+	if addr.Addr().Is6() {
+		sl.AddressType = discoveryv1.AddressTypeIPv6
+	}
+	sl.Labels = map[string]string{discoveryv1.LabelServiceName: apiServiceName}
+	sl.Endpoints = []discoveryv1.Endpoint{{Addresses: []string{addr.Addr().String()}, Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)}}}
+	sl.Ports = []discoveryv1.EndpointPort{{Name: ptr.To("https"), Port: ptr.To(int32(addr.Port())), Protocol: ptr.To(corev1.ProtocolTCP)}}
+	return sl
+}

@@ -1,0 +1,201 @@
+package codec
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/runtime/serializer/cbor/direct"
+	kjson "sigs.k8s.io/json"
+	"sigs.k8s.io/yaml"
+)
+
+// DecodeError says that a body is not an object of the expected kind; its text is
+// what the client is told.
+type DecodeError struct{ msg string }
+
+func (e *DecodeError) Error() string { return e.msg }
+
+// Decode reads a body into an empty object of the expected kind. strict holds the
+// duplicate and unknown fields, which the caller's field validation judges.
+func Decode(f Format, body []byte, into runtime.Object, expect schema.GroupVersionKind, wantStrict bool) (strict []error, err error) {
+	if f == Protobuf {
+		return nil, decodeProtobuf(body, into, expect)
+	}
+	if f == YAML {
+		if body, strict, err = yamlToJSON(body, wantStrict); err != nil {
+			return nil, cannotBe(expect, expect, err)
+		}
+	}
+	if len(bytes.TrimSpace(body)) == 0 {
+		return nil, &DecodeError{"couldn't get version/kind; json parse error: unexpected end of JSON input"}
+	}
+	more, err := unmarshal(f, body, into, wantStrict)
+	got := into.GetObjectKind().GroupVersionKind()
+	if err != nil {
+		return nil, cannotBe(peekKind(f, body, expect), expect, err)
+	}
+	if err := checkKind(withDefaults(got, expect), expect); err != nil {
+		return nil, err
+	}
+	into.GetObjectKind().SetGroupVersionKind(expect)
+	return append(strict, more...), nil
+}
+
+func unmarshal(f Format, body []byte, into runtime.Object, wantStrict bool) (strict []error, err error) {
+	target := any(into)
+	u, custom := into.(*unstructured.Unstructured)
+	var content map[string]any
+	if custom {
+		target = &content
+	}
+	switch {
+	case f == CBOR:
+		err = direct.Unmarshal(body, target)
+	case wantStrict && custom:
+		strict, err = kjson.UnmarshalStrict(body, target, kjson.DisallowDuplicateFields)
+	case wantStrict:
+		strict, err = kjson.UnmarshalStrict(body, target)
+	default:
+		err = kjson.UnmarshalCaseSensitivePreserveInts(body, target)
+	}
+	if custom && err == nil {
+		if content == nil {
+			return nil, errors.New("the body is not an object")
+		}
+		u.Object = content
+	}
+	return strict, err
+}
+
+func yamlToJSON(body []byte, wantStrict bool) (out []byte, strict []error, err error) {
+	if out, err = yaml.YAMLToJSON(body); err != nil || !wantStrict {
+		return out, nil, err
+	}
+	if _, serr := yaml.YAMLToJSONStrict(body); serr != nil {
+		strict = append(strict, serr)
+	}
+	return out, strict, nil
+}
+
+func decodeProtobuf(body []byte, into runtime.Object, expect schema.GroupVersionKind) error {
+	gvk, raw, err := splitEnvelope(body)
+	if err != nil {
+		return &DecodeError{err.Error()}
+	}
+	if err := checkKind(withDefaults(gvk, expect), expect); err != nil {
+		return err
+	}
+	u, ok := into.(unmarshaler)
+	if !ok {
+		return cannotBe(expect, expect, errNotProtobuf)
+	}
+	if err := u.Unmarshal(raw); err != nil {
+		return cannotBe(expect, expect, err)
+	}
+	into.GetObjectKind().SetGroupVersionKind(expect)
+	return nil
+}
+
+// PeekKind reads only apiVersion and kind.
+func PeekKind(f Format, body []byte) (schema.GroupVersionKind, error) {
+	if f == Protobuf {
+		gvk, _, err := splitEnvelope(body)
+		return gvk, err
+	}
+	if f == YAML {
+		var err error
+		if body, err = yaml.YAMLToJSON(body); err != nil {
+			return schema.GroupVersionKind{}, err
+		}
+	}
+	var tm metav1.TypeMeta
+	if f == CBOR {
+		var m map[string]any
+		if err := direct.Unmarshal(body, &m); err != nil {
+			return schema.GroupVersionKind{}, err
+		}
+		tm.APIVersion, _ = m["apiVersion"].(string)
+		tm.Kind, _ = m["kind"].(string)
+		return tm.GroupVersionKind(), nil
+	}
+	err := kjson.UnmarshalCaseSensitivePreserveInts(body, &tm)
+	return tm.GroupVersionKind(), err
+}
+
+func peekKind(f Format, body []byte, expect schema.GroupVersionKind) schema.GroupVersionKind {
+	gvk, err := PeekKind(f, body)
+	if err != nil {
+		return expect
+	}
+	return withDefaults(gvk, expect)
+}
+
+func withDefaults(gvk, expect schema.GroupVersionKind) schema.GroupVersionKind {
+	if gvk.Kind == "" {
+		gvk.Kind = expect.Kind
+	}
+	if gvk.Version == "" {
+		gvk.Group, gvk.Version = expect.Group, expect.Version
+	}
+	return gvk
+}
+
+func checkKind(got, expect schema.GroupVersionKind) error {
+	if got.GroupVersion() != expect.GroupVersion() {
+		return &DecodeError{fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)", got.GroupVersion(), expect.GroupVersion())}
+	}
+	if got.Kind != expect.Kind {
+		return cannotBe(got, expect, fmt.Errorf("the kind in the data (%s) does not match the expected kind (%s)", got.Kind, expect.Kind))
+	}
+	return nil
+}
+
+func cannotBe(got, expect schema.GroupVersionKind, err error) error {
+	if got.Kind == "" {
+		return &DecodeError{err.Error()}
+	}
+	return &DecodeError{fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", got.Kind, got.Version, expect.Kind, err)}
+}
+
+// StrictError is the answer to a body with duplicate or unknown fields under
+// field validation Strict.
+func StrictError(gvk schema.GroupVersionKind, strict []error) error {
+	texts := make([]string, len(strict))
+	for i, e := range strict {
+		texts[i] = e.Error()
+	}
+	return cannotBe(gvk, gvk, errors.New("strict decoding error: "+strings.Join(texts, ", ")))
+}
+
+// DecodeOptions reads request options, which clients send under any apiVersion.
+func DecodeOptions(f Format, body []byte, kind string, into runtime.Object) error {
+	if f == Protobuf {
+		gvk, raw, err := splitEnvelope(body)
+		if err != nil {
+			return err
+		}
+		if gvk.Kind != "" && gvk.Kind != kind {
+			return cannotBe(gvk, schema.GroupVersionKind{Kind: kind}, errors.New("it is of another kind"))
+		}
+		return into.(unmarshaler).Unmarshal(raw)
+	}
+	if f == YAML {
+		var err error
+		if body, err = yaml.YAMLToJSON(body); err != nil {
+			return err
+		}
+	}
+	if _, err := unmarshal(f, body, into, false); err != nil {
+		return cannotBe(schema.GroupVersionKind{Kind: kind, Version: "v1"}, schema.GroupVersionKind{Kind: kind}, err)
+	}
+	if got := into.GetObjectKind().GroupVersionKind(); got.Kind != "" && got.Kind != kind {
+		return cannotBe(got, schema.GroupVersionKind{Kind: kind}, errors.New("it is of another kind"))
+	}
+	return nil
+}

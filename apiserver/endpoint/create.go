@@ -1,0 +1,194 @@
+package endpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilrand "k8s.io/apimachinery/pkg/util/rand"
+	"k8s.io/apimachinery/pkg/util/uuid"
+
+	"proa/api"
+	"proa/apiserver/admission"
+	"proa/store"
+)
+
+const (
+	// A name may have 63 characters, of which generateName leaves five to chance.
+	generatedSuffix = 5
+	maxNameBase     = 63 - generatedSuffix
+	// generateAttempts bounds the tries for a generated name that is free
+	// (KEP-4420).
+	generateAttempts = 8
+)
+
+// Create stores a new object. The object is given away.
+func (e *Endpoint) Create(ctx context.Context, q Request, obj api.Object) (Result, error) {
+	if err := checkNamespace(&q, obj); err != nil {
+		return Result{}, err
+	}
+	if q.Name != "" && obj.GetName() == "" {
+		obj.SetName(q.Name)
+	}
+	generated := obj.GetName() == "" && obj.GetGenerateName() != ""
+	for attempt := 1; ; attempt++ {
+		try := obj
+		if generated {
+			try = obj.DeepCopyObject().(api.Object)
+			try.SetName(generateName(obj.GetGenerateName()))
+		}
+		q.Name = try.GetName()
+		res, err := e.createOnce(ctx, q, try)
+		if generated && apierrors.IsAlreadyExists(err) {
+			if attempt < generateAttempts {
+				continue
+			}
+			return res, apierrors.NewGenerateNameConflict(q.Served.GR(), q.Name, 1)
+		}
+		return res, err
+	}
+}
+
+func generateName(base string) string {
+	if len(base) > maxNameBase {
+		base = base[:maxNameBase]
+	}
+	return base + utilrand.String(generatedSuffix)
+}
+
+// checkNamespace makes the object's namespace and the URL's agree.
+func checkNamespace(q *Request, obj api.Object) error {
+	if !q.Served.Namespaced {
+		q.Namespace = ""
+		if ns := obj.GetNamespace(); ns != "" {
+			return apierrors.NewBadRequest("namespace may not be set on a cluster-scoped object")
+		}
+		return nil
+	}
+	if ns := obj.GetNamespace(); ns != "" && ns != q.Namespace && q.Namespace != "" {
+		return apierrors.NewBadRequest(fmt.Sprintf("the namespace of the provided object does not match the namespace sent on the request (%s, %s)", ns, q.Namespace))
+	}
+	if q.Namespace == "" {
+		q.Namespace = obj.GetNamespace()
+	}
+	obj.SetNamespace(q.Namespace)
+	return nil
+}
+
+func (e *Endpoint) createOnce(ctx context.Context, q Request, obj api.Object) (Result, error) {
+	if err := e.prepareCreate(q, obj); err != nil {
+		return Result{}, err
+	}
+	world := e.Store.Snapshot()
+	if len(q.Name) > 0 && world.Get(q.key()) != nil {
+		return Result{}, e.alreadyExists(q, world)
+	}
+	if !q.applied {
+		var err error
+		if obj, err = e.Fields.Update(q.Served, q.Subresource, emptyLike(q.Served), obj, q.Manager); err != nil {
+			return Result{}, apierrors.NewInternalError(err)
+		}
+	}
+	ar := e.admissionRequest(q, admission.Create, obj, nil, world)
+	if err := e.Admission.Mutate(ctx, ar); err != nil {
+		return Result{}, err
+	}
+	if err := validateCreate(q, obj); err != nil {
+		return Result{}, err
+	}
+	if err := e.Admission.Validate(ctx, ar); err != nil {
+		return Result{}, err
+	}
+	return e.commitNew(ctx, q, ar)
+}
+
+// prepareCreate fills in the metadata that the system gives an object.
+func (e *Endpoint) prepareCreate(q Request, obj api.Object) error {
+	if obj.GetResourceVersion() != "" {
+		return apierrors.NewBadRequest("resourceVersion should not be set on objects to be created")
+	}
+	obj.SetDeletionTimestamp(nil)
+	obj.SetDeletionGracePeriodSeconds(nil)
+	obj.SetSelfLink("")
+	obj.SetUID(uuid.NewUUID())
+	obj.SetCreationTimestamp(metav1.NewTime(e.Now()).Rfc3339Copy())
+	if q.Served.PrepareCreate != nil {
+		q.Served.PrepareCreate(obj)
+	}
+	if q.Served.Default != nil {
+		q.Served.Default(obj)
+	}
+	return nil
+}
+
+func validateCreate(q Request, obj api.Object) error {
+	if q.Served.Validate != nil {
+		if errs := q.Served.Validate(obj); len(errs) > 0 {
+			return apierrors.NewInvalid(q.Served.Resource.GVK().GroupKind(), obj.GetName(), errs)
+		}
+	}
+	if q.Served.Warnings != nil {
+		q.warn(q.Served.Warnings(obj, nil)...)
+	}
+	return nil
+}
+
+// commitNew runs the last admission steps and the commit, again when a guard of
+// theirs found the world changed.
+func (e *Endpoint) commitNew(ctx context.Context, q Request, ar *admission.Request) (Result, error) {
+	late := e.Admission.Finishes(ar)
+	for base := ar.Object; ; {
+		try := *ar
+		if late {
+			try.Object, try.World = base.DeepCopyObject().(api.Object), e.Store.Snapshot()
+			if err := e.Admission.Finish(ctx, &try); err != nil {
+				try.Done()
+				return Result{}, err
+			}
+		}
+		res, err := e.insert(ctx, q, &try)
+		try.Done()
+		if !foreign(q, err) {
+			return res, e.createError(q, err)
+		}
+	}
+}
+
+func (e *Endpoint) insert(ctx context.Context, q Request, ar *admission.Request) (Result, error) {
+	if q.DryRun {
+		if e.Store.Snapshot().Get(q.key()) != nil {
+			return Result{}, &store.ConflictError{Key: q.key()}
+		}
+		return Result{object: ar.Object, Created: true}, nil
+	}
+	writes := append([]store.Write{{Key: q.key(), Object: ar.Object}}, ar.Writes()...)
+	records, err := e.Store.Commit(ctx, writes...)
+	if err != nil {
+		return Result{}, err
+	}
+	return Result{Record: records[0], Created: true}, nil
+}
+
+func (e *Endpoint) createError(q Request, err error) error {
+	if errors.Is(err, store.ErrConflict) {
+		return e.alreadyExists(q, e.Store.Snapshot())
+	}
+	return storeError(q, err)
+}
+
+// alreadyExists says so; what is still being deleted is named as that.
+func (e *Endpoint) alreadyExists(q Request, world store.Snapshot) error {
+	err := apierrors.NewAlreadyExists(q.Served.GR(), q.Name)
+	if _, obj, lerr := live(world, q); lerr == nil && obj.GetDeletionTimestamp() != nil {
+		err.ErrStatus.Message = fmt.Sprintf("object is being deleted: %s", err.ErrStatus.Message)
+	}
+	return err
+}
+
+func emptyLike(served api.Served) api.Object {
+	obj := served.Resource.New()
+	obj.GetObjectKind().SetGroupVersionKind(served.Resource.GVK())
+	return obj
+}

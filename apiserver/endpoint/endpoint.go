@@ -1,0 +1,152 @@
+// Package endpoint is the API without HTTP: the verbs on stored resources as Go
+// calls. Both the HTTP front and the in-process client go through it, so that
+// defaults, validation, admission, managed fields and concurrency rules hold for
+// everybody.
+//
+// What goes in is an object of the storage version that the caller gives away;
+// what comes out is a shared record, or an object where nothing was stored.
+// Errors are those of k8s.io/apimachinery/pkg/api/errors.
+package endpoint
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"proa/api"
+	"proa/apiserver/admission"
+	"proa/apiserver/codec"
+	"proa/apiserver/fieldmanager"
+	"proa/auth"
+	"proa/store"
+)
+
+// Endpoint serves the verbs.
+type Endpoint struct {
+	Store     store.Interface
+	Registry  *api.Registry
+	Admission admission.Chain
+	Fields    *fieldmanager.Managers
+	Tokens    auth.TokenIssuer
+	// Authorizer answers access reviews.
+	Authorizer auth.Authorizer
+	// Now is the clock.
+	Now func() time.Time
+}
+
+// Request says who asks for what.
+type Request struct {
+	User                         auth.User
+	Served                       api.Served
+	Namespace, Name, Subresource string
+	// Manager is the field manager: the client's choice or its program's name.
+	Manager string
+	// Validation is the field validation: Strict, Warn or Ignore.
+	Validation string
+	DryRun     bool
+	// Warn adds a warning to the answer; it may be nil.
+	Warn func(text string)
+
+	// applied says that the managed fields are already those of the new state.
+	applied bool
+}
+
+// Result is the outcome of a write: the stored record, or where there is none
+// (dry run, a deletion, an answered review) the object.
+type Result struct {
+	Record  *store.Record
+	object  api.Object
+	Created bool
+	// Deleted says that the object is gone, rather than on its way.
+	Deleted bool
+}
+
+// Object is the result's object, shared.
+func (r Result) Object() (api.Object, error) {
+	if r.Record != nil {
+		return r.Record.Object()
+	}
+	return r.object, nil
+}
+
+func (q Request) key() store.Key {
+	return store.Key{Resource: q.Served.Key(), Namespace: q.Namespace, Name: q.Name}
+}
+
+func (q Request) warn(texts ...string) {
+	if q.Warn == nil {
+		return
+	}
+	for _, t := range texts {
+		q.Warn(t)
+	}
+}
+
+func (q Request) notFound() error { return apierrors.NewNotFound(q.Served.GR(), q.Name) }
+
+func (q Request) conflict(format string, args ...any) error {
+	return apierrors.NewConflict(q.Served.GR(), q.Name, fmt.Errorf(format, args...))
+}
+
+func (q Request) modified() error {
+	return q.conflict("the object has been modified; please apply your changes to the latest version and try again")
+}
+
+func (e *Endpoint) admissionRequest(q Request, op admission.Operation, obj, old api.Object, world store.Snapshot) *admission.Request {
+	return &admission.Request{
+		Op: op, Resource: q.Served.Resource, Subresource: q.Subresource, Namespace: q.Namespace, Name: q.Name,
+		Object: obj, Old: old, User: q.User, DryRun: q.DryRun, World: world, Warn: func(t string) { q.warn(t) },
+	}
+}
+
+// live finds the record that a request names in a world, with its object.
+func live(world store.Snapshot, q Request) (*store.Record, api.Object, error) {
+	rec := world.Get(q.key())
+	if rec == nil {
+		return nil, nil, q.notFound()
+	}
+	obj, err := rec.Object()
+	if err != nil {
+		return nil, nil, apierrors.NewInternalError(err)
+	}
+	return rec, obj, nil
+}
+
+// encode makes the storage bytes of a new state.
+func (e *Endpoint) encode(obj api.Object, key store.Key) ([]byte, error) {
+	return codec.Storage{Registry: e.Registry}.Encode(key.Resource, obj)
+}
+
+// storeError turns what the store says into what a client is told.
+func storeError(q Request, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, store.ErrConflict):
+		return q.modified()
+	case errors.Is(err, store.ErrNoSpace):
+		s := apierrors.NewInternalError(err)
+		s.ErrStatus.Code, s.ErrStatus.Reason = 507, metav1.StatusReasonUnknown
+		s.ErrStatus.Message = "the disk that holds the cluster's state is full: writes are refused until space is freed, deletes still work"
+		return s
+	case errors.Is(err, store.ErrClosed):
+		return apierrors.NewServiceUnavailable(err.Error())
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return apierrors.NewTimeoutError("the request did not complete within its time", 0)
+	}
+	return apierrors.NewInternalError(err)
+}
+
+// foreign tells a conflict on a key other than the request's own, which asks for
+// another attempt, and not for the client's attention.
+func foreign(q Request, err error) bool {
+	var c *store.ConflictError
+	return errors.As(err, &c) && c.Key != q.key()
+}
+
+func formatRevision(rev uint64) string { return strconv.FormatUint(rev, 10) }

@@ -1,0 +1,259 @@
+package endpoint
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"strconv"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/internalversion"
+	internalvalidation "k8s.io/apimachinery/pkg/apis/meta/internalversion/validation"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"proa/store"
+)
+
+// futureWait is how long a read that names a revision waits for it.
+const futureWait = 3 * time.Second
+
+// ListOptions are those of a list or watch as the client sent them.
+type ListOptions = metav1.ListOptions
+
+// List is a page of records at one revision.
+type List struct {
+	Records   []*store.Record
+	Revision  uint64
+	Continue  string
+	Remaining *int64
+}
+
+// Meta is the list's metadata on the wire.
+func (l List) Meta() metav1.ListMeta {
+	return metav1.ListMeta{ResourceVersion: formatRevision(l.Revision), Continue: l.Continue, RemainingItemCount: l.Remaining}
+}
+
+// Get reads one record, at least as new as opts.ResourceVersion.
+func (e *Endpoint) Get(ctx context.Context, q Request, resourceVersion string) (*store.Record, error) {
+	rev, err := parseRevision(resourceVersion)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.reach(ctx, rev); err != nil {
+		return nil, err
+	}
+	rec := e.Store.Snapshot().Get(q.key())
+	if rec == nil {
+		return nil, q.notFound()
+	}
+	return rec, nil
+}
+
+// List reads a page.
+func (e *Endpoint) List(ctx context.Context, q Request, opts ListOptions) (List, error) {
+	if err := validateListOptions(opts); err != nil {
+		return List{}, err
+	}
+	scope := store.Scope{Resource: q.Served.Key(), Namespace: q.Namespace, Name: q.Name}
+	sel, err := newSelection(q.Served.Resource, opts.LabelSelector, opts.FieldSelector, &scope)
+	if err != nil {
+		return List{}, err
+	}
+	world, after, err := e.worldOf(ctx, opts)
+	if err != nil {
+		return List{}, err
+	}
+	after.Resource = scope.Resource
+	if after.Name == "" {
+		after = store.Key{}
+	}
+	return page(world, scope, sel, after, opts.Limit)
+}
+
+// worldOf is the snapshot that a list reads, and the key that it begins after.
+// See "Resource versions" in the Kubernetes API concepts for the table of cases.
+func (e *Endpoint) worldOf(ctx context.Context, opts ListOptions) (store.Snapshot, store.Key, error) {
+	if opts.Continue != "" {
+		return e.continued(opts)
+	}
+	rev, err := parseRevision(opts.ResourceVersion)
+	if err != nil {
+		return nil, store.Key{}, err
+	}
+	exact := opts.ResourceVersionMatch == metav1.ResourceVersionMatchExact || opts.ResourceVersionMatch == "" && opts.Limit > 0
+	if rev > 0 && exact {
+		world, err := e.past(ctx, rev)
+		return world, store.Key{}, err
+	}
+	if err := e.reach(ctx, rev); err != nil {
+		return nil, store.Key{}, err
+	}
+	return e.Store.Snapshot(), store.Key{}, nil
+}
+
+func (e *Endpoint) past(ctx context.Context, rev uint64) (store.Snapshot, error) {
+	if err := e.reach(ctx, rev); err != nil {
+		return nil, err
+	}
+	world, err := e.Store.SnapshotAt(rev)
+	if errors.Is(err, store.ErrExpired) {
+		return nil, apierrors.NewResourceExpired("The resourceVersion for the provided list is too old.")
+	}
+	if err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	return world, nil
+}
+
+func (e *Endpoint) reach(ctx context.Context, rev uint64) error {
+	if rev == 0 || rev <= e.Store.Snapshot().Revision() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, futureWait)
+	defer cancel()
+	if err := e.Store.WaitFor(ctx, rev); err != nil {
+		return tooLarge(rev, e.Store.Snapshot().Revision())
+	}
+	return nil
+}
+
+func tooLarge(rev, current uint64) error {
+	err := apierrors.NewTimeoutError(fmt.Sprintf("Too large resource version: %d, current: %d", rev, current), 1)
+	err.ErrStatus.Details.Causes = []metav1.StatusCause{{
+		Type: metav1.CauseTypeResourceVersionTooLarge, Message: "Too large resource version",
+	}}
+	return err
+}
+
+func parseRevision(s string) (uint64, error) {
+	if s == "" || s == "0" {
+		return 0, nil
+	}
+	rev, err := strconv.ParseUint(s, 10, 64)
+	if err != nil {
+		errs := field.ErrorList{field.Invalid(field.NewPath("resourceVersion"), s, err.Error())}
+		return 0, apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "ListOptions"}, "", errs)
+	}
+	return rev, nil
+}
+
+func validateListOptions(o ListOptions) error {
+	internal := internalversion.ListOptions{
+		Watch: o.Watch, ResourceVersion: o.ResourceVersion, ResourceVersionMatch: o.ResourceVersionMatch,
+		Limit: o.Limit, Continue: o.Continue, SendInitialEvents: o.SendInitialEvents,
+	}
+	if errs := internalvalidation.ValidateListOptions(&internal, true); len(errs) > 0 {
+		return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: "ListOptions"}, "", errs)
+	}
+	return nil
+}
+
+// page walks the scope from a key on until the limit is reached.
+func page(world store.Snapshot, scope store.Scope, sel Selection, after store.Key, limit int64) (List, error) {
+	out := List{Revision: world.Revision()}
+	for rec := range candidates(world, scope, sel, after) {
+		ok, err := sel.matches(rec)
+		if err != nil {
+			return List{}, apierrors.NewInternalError(err)
+		}
+		if !ok {
+			continue
+		}
+		if limit > 0 && int64(len(out.Records)) == limit {
+			last := out.Records[limit-1].Key()
+			out.Continue = encodeContinue(continuation{Revision: world.Revision(), Namespace: last.Namespace, Name: last.Name})
+			if sel.all() {
+				out.Remaining = remaining(world, scope, last)
+			}
+			return out, nil
+		}
+		out.Records = append(out.Records, rec)
+	}
+	return out, nil
+}
+
+// candidates yields the scope, by an index where a field selector names one.
+func candidates(world store.Snapshot, scope store.Scope, sel Selection, after store.Key) iter.Seq[*store.Record] {
+	if node, ok := sel.fields.RequiresExactMatch("spec.nodeName"); ok && node != "" && after == (store.Key{}) && sel.row.Indexes["nodeName"] != nil {
+		return inScope(world.Index(scope.Resource, "nodeName", node), scope)
+	}
+	return world.List(scope, after)
+}
+
+func inScope(seq iter.Seq[*store.Record], s store.Scope) iter.Seq[*store.Record] {
+	return func(yield func(*store.Record) bool) {
+		for rec := range seq {
+			k := rec.Key()
+			if (s.Namespace != "" && s.Namespace != k.Namespace) || (s.Name != "" && s.Name != k.Name) {
+				continue
+			}
+			if !yield(rec) {
+				return
+			}
+		}
+	}
+}
+
+func remaining(world store.Snapshot, scope store.Scope, last store.Key) *int64 {
+	var n int64
+	for range world.List(scope, last) {
+		n++
+	}
+	return &n
+}
+
+// continuation is what a continue token holds. Clients treat it as opaque.
+type continuation struct {
+	Revision  uint64 `json:"rv"`
+	Namespace string `json:"ns,omitempty"`
+	Name      string `json:"n"`
+	// Newest says that the list goes on at whatever revision is newest.
+	Newest bool `json:"new,omitempty"`
+}
+
+func encodeContinue(c continuation) string {
+	data, _ := json.Marshal(c) // three scalars cannot fail
+	return base64.RawURLEncoding.EncodeToString(data)
+}
+
+func (e *Endpoint) continued(opts ListOptions) (store.Snapshot, store.Key, error) {
+	if opts.ResourceVersion != "" && opts.ResourceVersion != "0" {
+		return nil, store.Key{}, apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
+	}
+	var c continuation
+	data, err := base64.RawURLEncoding.DecodeString(opts.Continue)
+	if err == nil {
+		err = json.Unmarshal(data, &c)
+	}
+	if err != nil || c.Name == "" {
+		return nil, store.Key{}, apierrors.NewBadRequest("continue key is not valid: it must be one that a list of this server returned")
+	}
+	key := store.Key{Namespace: c.Namespace, Name: c.Name}
+	if c.Newest {
+		return e.Store.Snapshot(), key, nil
+	}
+	world, err := e.Store.SnapshotAt(c.Revision)
+	if errors.Is(err, store.ErrExpired) {
+		return nil, key, expiredContinue(c)
+	}
+	if err != nil {
+		return nil, key, apierrors.NewBadRequest("continue key is not valid: " + err.Error())
+	}
+	return world, key, nil
+}
+
+// expiredContinue offers a token that goes on inconsistently, at the newest
+// revision.
+func expiredContinue(c continuation) error {
+	c.Newest = true
+	err := apierrors.NewResourceExpired("The provided continue parameter is too old to display a consistent list result: " +
+		"start the list again without it, or use the continue token of this answer to see the rest as it is now.")
+	err.ErrStatus.ListMeta.Continue = encodeContinue(c)
+	return err
+}

@@ -1,0 +1,219 @@
+package endpoint
+
+import (
+	"context"
+	"fmt"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"proa/api"
+	"proa/auth"
+	"proa/store"
+)
+
+// rulesLister is what an authoriser may offer beside its decisions: all that a
+// user may do in a namespace. incomplete says that there may be more.
+type rulesLister interface {
+	RulesFor(ctx context.Context, u auth.User, namespace string) (resource []authorizationv1.ResourceRule, nonResource []authorizationv1.NonResourceRule, incomplete bool, err error)
+}
+
+// Review answers a question of one of the review kinds. Nothing is stored.
+func (e *Endpoint) Review(ctx context.Context, q Request, obj api.Object) (Result, error) {
+	if err := checkNamespace(&q, obj); err != nil {
+		return Result{}, err
+	}
+	if q.Served.Default != nil {
+		q.Served.Default(obj)
+	}
+	if err := validateCreate(q, obj); err != nil {
+		return Result{}, err
+	}
+	obj.SetCreationTimestamp(metav1.NewTime(e.Now()).Rfc3339Copy())
+	err := e.answer(ctx, q, obj)
+	return Result{object: obj, Created: true}, err
+}
+
+func (e *Endpoint) answer(ctx context.Context, q Request, obj api.Object) error {
+	switch r := obj.(type) {
+	case *authenticationv1.TokenReview:
+		return e.reviewToken(ctx, r)
+	case *authenticationv1.SelfSubjectReview:
+		r.Status.UserInfo = userInfo(q.User)
+	case *authorizationv1.SubjectAccessReview:
+		e.reviewAccess(ctx, userOf(r.Spec), r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes, &r.Status)
+	case *authorizationv1.LocalSubjectAccessReview:
+		e.reviewAccess(ctx, userOf(r.Spec), r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes, &r.Status)
+	case *authorizationv1.SelfSubjectAccessReview:
+		e.reviewAccess(ctx, q.User, r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes, &r.Status)
+	case *authorizationv1.SelfSubjectRulesReview:
+		return e.reviewRules(ctx, q.User, r)
+	default:
+		return apierrors.NewMethodNotSupported(q.Served.GR(), "create")
+	}
+	return nil
+}
+
+func (e *Endpoint) reviewToken(ctx context.Context, r *authenticationv1.TokenReview) error {
+	if r.Spec.Token == "" {
+		return apierrors.NewBadRequest("token is required for TokenReview in authentication")
+	}
+	if e.Tokens == nil {
+		return apierrors.NewServiceUnavailable("this server has no token authentication")
+	}
+	user, audiences, err := e.Tokens.Review(ctx, r.Spec.Token, r.Spec.Audiences)
+	if err != nil {
+		r.Status = authenticationv1.TokenReviewStatus{Error: err.Error()}
+		return nil
+	}
+	if !user.In(auth.GroupAuthenticated) {
+		user.Groups = append(user.Groups[:len(user.Groups):len(user.Groups)], auth.GroupAuthenticated)
+	}
+	r.Status = authenticationv1.TokenReviewStatus{Authenticated: true, User: userInfo(user), Audiences: audiences}
+	return nil
+}
+
+func userInfo(u auth.User) authenticationv1.UserInfo {
+	info := authenticationv1.UserInfo{Username: u.Name, UID: u.UID, Groups: u.Groups}
+	for k, v := range u.Extra {
+		if info.Extra == nil {
+			info.Extra = map[string]authenticationv1.ExtraValue{}
+		}
+		info.Extra[k] = v
+	}
+	return info
+}
+
+func userOf(s authorizationv1.SubjectAccessReviewSpec) auth.User {
+	u := auth.User{Name: s.User, UID: s.UID, Groups: s.Groups}
+	for k, v := range s.Extra {
+		if u.Extra == nil {
+			u.Extra = map[string][]string{}
+		}
+		u.Extra[k] = v
+	}
+	return u
+}
+
+func (e *Endpoint) reviewAccess(ctx context.Context, u auth.User, res *authorizationv1.ResourceAttributes, path *authorizationv1.NonResourceAttributes, out *authorizationv1.SubjectAccessReviewStatus) {
+	a := auth.Attributes{User: u}
+	if res != nil {
+		a.ResourceRequest = true
+		a.Verb, a.Group, a.Version, a.Resource = res.Verb, res.Group, res.Version, res.Resource
+		a.Subresource, a.Namespace, a.Name = res.Subresource, res.Namespace, res.Name
+	} else if path != nil {
+		a.Path, a.Verb = path.Path, path.Verb
+	}
+	d, reason, err := e.Authorizer.Authorize(ctx, a)
+	*out = authorizationv1.SubjectAccessReviewStatus{Allowed: d == auth.Allow, Reason: reason}
+	if err != nil {
+		out.EvaluationError = err.Error()
+	}
+}
+
+func (e *Endpoint) reviewRules(ctx context.Context, u auth.User, r *authorizationv1.SelfSubjectRulesReview) error {
+	if r.Spec.Namespace == "" {
+		return apierrors.NewBadRequest("no namespace on request")
+	}
+	lister, ok := e.Authorizer.(rulesLister)
+	if !ok {
+		r.Status = authorizationv1.SubjectRulesReviewStatus{
+			ResourceRules: []authorizationv1.ResourceRule{}, NonResourceRules: []authorizationv1.NonResourceRule{}, Incomplete: true,
+		}
+		return nil
+	}
+	resource, path, incomplete, err := lister.RulesFor(ctx, u, r.Spec.Namespace)
+	r.Status = authorizationv1.SubjectRulesReviewStatus{ResourceRules: resource, NonResourceRules: path, Incomplete: incomplete}
+	if err != nil {
+		r.Status.EvaluationError = err.Error()
+	}
+	return nil
+}
+
+// IssueToken makes a token for the service account that the request names.
+func (e *Endpoint) IssueToken(ctx context.Context, q Request, req *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
+	world := e.Store.Snapshot()
+	_, obj, err := live(world, q)
+	if err != nil {
+		return nil, err
+	}
+	if e.Tokens == nil {
+		return nil, apierrors.NewServiceUnavailable("this server issues no tokens")
+	}
+	sa := obj.(*corev1.ServiceAccount)
+	req = req.DeepCopy()
+	req.Name, req.Namespace = sa.Name, sa.Namespace
+	req.CreationTimestamp = metav1.NewTime(e.Now()).Rfc3339Copy()
+	if errs := validateTokenRequest(req); len(errs) > 0 {
+		return nil, apierrors.NewInvalid(authenticationv1.SchemeGroupVersion.WithKind("TokenRequest").GroupKind(), "", errs)
+	}
+	if err := bindToken(world, sa, req); err != nil {
+		return nil, err
+	}
+	return e.Tokens.Issue(ctx, sa, req)
+}
+
+const (
+	defaultTokenSeconds = 3600
+	minTokenSeconds     = 600
+	maxTokenSeconds     = 1 << 32
+)
+
+func validateTokenRequest(req *authenticationv1.TokenRequest) (errs field.ErrorList) {
+	if req.Spec.ExpirationSeconds == nil {
+		s := int64(defaultTokenSeconds)
+		req.Spec.ExpirationSeconds = &s
+	}
+	at := field.NewPath("spec", "expirationSeconds")
+	if s := *req.Spec.ExpirationSeconds; s < minTokenSeconds {
+		errs = append(errs, field.Invalid(at, s, "may not specify a duration less than 10 minutes"))
+	} else if s > maxTokenSeconds {
+		errs = append(errs, field.Invalid(at, s, "may not specify a duration larger than 2^32 seconds"))
+	}
+	return errs
+}
+
+// bindToken checks the object that a token is bound to: it must be there now.
+func bindToken(world store.Snapshot, sa *corev1.ServiceAccount, req *authenticationv1.TokenRequest) error {
+	ref := req.Spec.BoundObjectRef
+	if ref == nil {
+		return nil
+	}
+	keys := map[string]store.Key{
+		"v1/Pod":    {Resource: "pods", Namespace: sa.Namespace, Name: ref.Name},
+		"v1/Secret": {Resource: "secrets", Namespace: sa.Namespace, Name: ref.Name},
+		"v1/Node":   {Resource: "nodes", Name: ref.Name},
+	}
+	key, ok := keys[ref.APIVersion+"/"+ref.Kind]
+	if !ok {
+		return apierrors.NewBadRequest("cannot bind token to object of type " + ref.APIVersion + ", Kind=" + ref.Kind)
+	}
+	rec := world.Get(key)
+	if rec == nil {
+		return apierrors.NewNotFound(corev1.Resource(key.Resource), ref.Name)
+	}
+	obj, err := rec.Object()
+	if err != nil {
+		return apierrors.NewInternalError(err)
+	}
+	if pod, is := obj.(*corev1.Pod); is && pod.Spec.ServiceAccountName != sa.Name {
+		return apierrors.NewBadRequest("cannot bind token for serviceaccount \"" + sa.Name + "\" to pod running with different serviceaccount name.")
+	}
+	return bindUID(ref, obj.GetUID())
+}
+
+func bindUID(ref *authenticationv1.BoundObjectReference, uid types.UID) error {
+	if ref.UID == "" {
+		ref.UID = uid
+	}
+	if ref.UID != uid {
+		return apierrors.NewConflict(corev1.Resource(ref.Kind), ref.Name,
+			fmt.Errorf("the UID in the bound object reference (%s) does not match the UID in record. The object might have been deleted and then recreated", ref.UID))
+	}
+	return nil
+}

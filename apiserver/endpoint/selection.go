@@ -1,0 +1,142 @@
+package endpoint
+
+import (
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/selection"
+
+	"slices"
+
+	"proa/api"
+	"proa/store"
+)
+
+// Selection is what a list or watch keeps of a scope.
+type Selection struct {
+	row    *api.Resource
+	labels labels.Selector
+	fields fields.Selector
+}
+
+const (
+	fieldName      = "metadata.name"
+	fieldNamespace = "metadata.namespace"
+)
+
+// newSelection parses selectors and narrows the scope by those fields that are
+// part of the key.
+func newSelection(row *api.Resource, labelText, fieldText string, scope *store.Scope) (Selection, error) {
+	ls, err := labels.Parse(labelText)
+	if err != nil {
+		return Selection{}, apierrors.NewBadRequest(fmt.Sprintf("unable to parse requirement: %v", err))
+	}
+	fs, err := fields.ParseSelector(fieldText)
+	if err != nil {
+		return Selection{}, apierrors.NewBadRequest(err.Error())
+	}
+	for _, r := range fs.Requirements() {
+		if err := knownField(row, r.Field); err != nil {
+			return Selection{}, err
+		}
+	}
+	return Selection{row, ls, narrow(fs, scope)}, nil
+}
+
+func knownField(row *api.Resource, name string) error {
+	switch {
+	case name == fieldName, name == fieldNamespace, slices.Contains(row.FieldNames, name):
+		return nil
+	case len(row.FieldNames) > 0:
+		return apierrors.NewBadRequest("field label not supported: " + name)
+	}
+	return apierrors.NewBadRequest(fmt.Sprintf("%q is not a known field selector: only %q, %q", name, fieldName, fieldNamespace))
+}
+
+// narrow moves exact matches on the key into the scope where it is still open
+// there; the selector keeps everything else.
+func narrow(fs fields.Selector, scope *store.Scope) fields.Selector {
+	var rest []fields.Selector
+	for _, r := range fs.Requirements() {
+		exact := r.Operator == selection.Equals || r.Operator == selection.DoubleEquals
+		switch {
+		case exact && r.Value != "" && r.Field == fieldName && (scope.Name == "" || scope.Name == r.Value):
+			scope.Name = r.Value
+		case exact && r.Value != "" && r.Field == fieldNamespace && (scope.Namespace == "" || scope.Namespace == r.Value):
+			scope.Namespace = r.Value
+		case exact:
+			rest = append(rest, fields.OneTermEqualSelector(r.Field, r.Value))
+		default:
+			rest = append(rest, fields.OneTermNotEqualSelector(r.Field, r.Value))
+		}
+	}
+	return fields.AndSelectors(rest...)
+}
+
+// all tells whether everything matches, so that no object need be looked at.
+func (s Selection) all() bool { return s.labels.Empty() && s.fields.Empty() }
+
+// matches looks at the record's object.
+func (s Selection) matches(rec *store.Record) (bool, error) {
+	if rec == nil {
+		return false, nil
+	}
+	if s.all() {
+		return true, nil
+	}
+	obj, err := rec.Object()
+	if err != nil {
+		return false, err
+	}
+	return s.matchesObject(obj), nil
+}
+
+func (s Selection) matchesObject(obj api.Object) bool {
+	return s.labels.Matches(labels.Set(obj.GetLabels())) && s.fieldsMatch(obj)
+}
+
+func (s Selection) fieldsMatch(obj api.Object) bool {
+	if s.fields.Empty() {
+		return true
+	}
+	set := fields.Set{}
+	if s.row.Fields != nil {
+		set = s.row.Fields(obj)
+	}
+	return s.fields.Matches(keyed{set, obj})
+}
+
+// keyed adds the fields that every kind has to a row's own.
+type keyed struct {
+	fields.Set
+	obj api.Object
+}
+
+func (k keyed) Get(name string) string {
+	switch name {
+	case fieldName:
+		return k.obj.GetName()
+	case fieldNamespace:
+		return k.obj.GetNamespace()
+	}
+	return k.Set.Get(name)
+}
+
+func (k keyed) Has(name string) bool {
+	return name == fieldName || name == fieldNamespace || k.Set.Has(name)
+}
+
+// FieldEquals tells whether an object has the value that "field=value" names; an
+// empty selector matches everything.
+func FieldEquals(row *api.Resource, selector string, obj api.Object) bool {
+	if selector == "" {
+		return true
+	}
+	fs, err := fields.ParseSelector(selector)
+	if err != nil {
+		return false
+	}
+	return Selection{row, labels.Everything(), fs}.fieldsMatch(obj)
+}

@@ -1,0 +1,130 @@
+// Package fieldmanager keeps metadata.managedFields, which say who set what, and
+// merges server-side apply requests by them (KEP-555). It joins the registry's
+// rows to apimachinery's managedfields library.
+package fieldmanager
+
+import (
+	"fmt"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/client-go/applyconfigurations"
+	"k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+	"sigs.k8s.io/structured-merge-diff/v6/typed"
+
+	"proa/api"
+	"proa/apiserver/codec"
+)
+
+// Managers hands out the field manager of each endpoint, made on first use.
+type Managers struct {
+	registry *api.Registry
+	cache    sync.Map // key → *managedfields.FieldManager
+}
+
+// New returns the managers of a registry's rows.
+func New(r *api.Registry) *Managers { return &Managers{registry: r} }
+
+type key struct {
+	row         *api.Resource
+	gvk         schema.GroupVersionKind
+	subresource string
+}
+
+// Update notes in obj's managedFields what manager changed since live. obj is
+// changed; live, an empty object on create, is not.
+func (m *Managers) Update(served api.Served, subresource string, live, obj api.Object, manager string) (api.Object, error) {
+	fm, err := m.of(served, subresource)
+	if err != nil {
+		return nil, err
+	}
+	return asObject(fm.UpdateNoErrors(live, obj, manager))
+}
+
+// Apply merges what manager intends into live. It returns nil where the merge
+// changes nothing. A conflict is a Status error.
+func (m *Managers) Apply(served api.Served, subresource string, live api.Object, intent *unstructured.Unstructured, manager string, force bool) (api.Object, error) {
+	fm, err := m.of(served, subresource)
+	if err != nil {
+		return nil, err
+	}
+	out, err := fm.Apply(live, intent, manager, force)
+	if err != nil || out == nil {
+		return nil, err
+	}
+	return asObject(out)
+}
+
+func asObject(o runtime.Object) (api.Object, error) {
+	obj, ok := o.(api.Object)
+	if !ok {
+		return nil, fmt.Errorf("fieldmanager: %T has no metadata", o)
+	}
+	return obj, nil
+}
+
+func (m *Managers) of(served api.Served, subresource string) (*managedfields.FieldManager, error) {
+	k := key{served.Resource, served.GVK(), subresource}
+	if fm, ok := m.cache.Load(k); ok {
+		return fm.(*managedfields.FieldManager), nil
+	}
+	make := managedfields.NewDefaultFieldManager
+	if codec.IsCustom(served.Resource) {
+		make = managedfields.NewDefaultCRDFieldManager
+	}
+	hub := schema.GroupVersion{Group: served.Resource.Group, Version: served.Resource.Version}
+	conv := converter{m.registry, served.Resource}
+	fm, err := make(types(served), conv, conv, conv, k.gvk, hub, subresource, resetFields(served, subresource))
+	if err == nil {
+		m.cache.Store(k, fm)
+	}
+	return fm, err
+}
+
+// builtinTypes are the published schemas of the built-in kinds: which lists are
+// maps or sets, what is atomic. Reading them costs tens of milliseconds, so it
+// waits for the first write.
+var builtinTypes = sync.OnceValue(func() managedfields.TypeConverter {
+	return fallback{applyconfigurations.NewTypeConverter(scheme.Scheme), managedfields.NewDeducedTypeConverter()}
+})
+
+func types(served api.Served) managedfields.TypeConverter {
+	if codec.IsCustom(served.Resource) {
+		return managedfields.NewDeducedTypeConverter()
+	}
+	return builtinTypes()
+}
+
+// fallback deduces the type of a kind that has no published schema.
+type fallback struct{ known, deduced managedfields.TypeConverter }
+
+func (f fallback) ObjectToTyped(o runtime.Object, opts ...typed.ValidationOptions) (*typed.TypedValue, error) {
+	if scheme.Scheme.Recognizes(o.GetObjectKind().GroupVersionKind()) {
+		return f.known.ObjectToTyped(o, opts...)
+	}
+	return f.deduced.ObjectToTyped(o, opts...)
+}
+
+func (f fallback) TypedToObject(v *typed.TypedValue) (runtime.Object, error) {
+	return f.known.TypedToObject(v)
+}
+
+// resetFields are those that an endpoint takes from the old object whatever the
+// client says, so that nobody owns them through it.
+func resetFields(served api.Served, subresource string) map[fieldpath.APIVersion]fieldpath.Filter {
+	var set *fieldpath.Set
+	switch {
+	case subresource == "status":
+		set = fieldpath.NewSet(fieldpath.MakePathOrDie("spec"))
+	case subresource == "" && served.Subresource("status") != nil:
+		set = fieldpath.NewSet(fieldpath.MakePathOrDie("status"))
+	default:
+		return nil
+	}
+	version := fieldpath.APIVersion(served.GVK().GroupVersion().String())
+	return map[fieldpath.APIVersion]fieldpath.Filter{version: fieldpath.NewExcludeSetFilter(set)}
+}

@@ -1,0 +1,108 @@
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"proa/api"
+	"proa/apiserver/admission"
+	"proa/apiserver/codec"
+	"proa/apiserver/endpoint"
+	"proa/apiserver/fieldmanager"
+	"proa/auth"
+	"proa/client"
+	"proa/store"
+)
+
+// Config is what a Server is made of.
+type Config struct {
+	Store         store.Interface
+	Registry      *api.Registry
+	Authenticator auth.Authenticator
+	Authorizer    auth.Authorizer
+	// Tokens issues and reviews service account tokens; nil serves none.
+	Tokens auth.TokenIssuer
+	// ServiceCIDR is where cluster IPs come from; NodePorts is the inclusive
+	// range of node ports, 30000 to 32767 if zero.
+	ServiceCIDR   netip.Prefix
+	NodePorts     [2]int
+	ClusterDomain string
+	// ExternalHost is the host:port that clients outside are told, and that the
+	// Service default/kubernetes leads to.
+	ExternalHost string
+	// Node finds the kubelet's HTTP server of a node.
+	Node func(name string) (http.Handler, error)
+	// Bootstrap are further objects that Run creates where they are missing.
+	// Cluster roles and their bindings are completed, never cut back.
+	Bootstrap []api.Object
+	// OpenAPI serves /openapi/; nil answers 404 there.
+	OpenAPI http.Handler
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
+	Log *slog.Logger
+}
+
+// Server serves the API. Its Handler works at once; Run does the background work.
+type Server struct {
+	cfg      Config
+	endpoint *endpoint.Endpoint
+	metrics  *metrics
+	limits   limits
+	ready    atomic.Bool
+	stopping atomic.Bool
+}
+
+// New checks the configuration and makes a Server.
+func New(c Config) (*Server, error) {
+	switch {
+	case c.Store == nil || c.Registry == nil:
+		return nil, errors.New("apiserver: a store and a registry are needed")
+	case c.Authorizer == nil:
+		return nil, errors.New("apiserver: an authorizer is needed")
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.NodePorts == [2]int{} {
+		c.NodePorts = [2]int{30000, 32767}
+	}
+	s := &Server{cfg: c, metrics: newMetrics(), limits: newLimits()}
+	s.endpoint = &endpoint.Endpoint{
+		Store: c.Store, Registry: c.Registry, Fields: fieldmanager.New(c.Registry),
+		Tokens: c.Tokens, Authorizer: c.Authorizer, Now: c.Now,
+		Admission: admission.Default(admission.Config{
+			ServiceCIDR: c.ServiceCIDR, NodePorts: c.NodePorts, Authorizer: c.Authorizer,
+		}),
+	}
+	return s, nil
+}
+
+// NewCodec is the storage encoding: protobuf for built-in kinds, JSON for custom
+// resources.
+func NewCodec(r *api.Registry) store.Codec { return codec.Storage{Registry: r} }
+
+// Client reads and writes in process as the user. Authorisation is skipped;
+// everything else is the path of any request.
+func (s *Server) Client(u auth.User) client.Client { return newLocal(s.endpoint, u) }
+
+// Handler serves requests.
+func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.serve) }
+
+// Run creates what every cluster has and keeps the Service default/kubernetes
+// current, until ctx ends.
+func (s *Server) Run(ctx context.Context) error {
+	defer s.stopping.Store(true)
+	if err := s.bootstrap(ctx); err != nil {
+		return err
+	}
+	s.ready.Store(true)
+	return s.keep(ctx)
+}

@@ -1,0 +1,258 @@
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"proa/api"
+	"proa/apiserver/codec"
+	"proa/apiserver/endpoint"
+	"proa/apiserver/table"
+	"proa/store"
+)
+
+const (
+	// minWatch is the shortest time that a watch without timeoutSeconds lasts;
+	// it may be twice that, so that clients do not come back all at once.
+	minWatch = 30 * time.Minute
+	// bookmarkEvery is how often a client that allows bookmarks hears how far
+	// the stream is, if it went on at all.
+	bookmarkEvery = time.Minute
+	// stallTimeout is the time that a client has to take what is written to it.
+	stallTimeout = 30 * time.Second
+	// frameBatch is the number of bytes from which frames are handed on.
+	frameBatch = 32 << 10
+)
+
+// stream is a watch's answer under way.
+type stream struct {
+	c       *call
+	w       *endpoint.Watch
+	ctl     *http.ResponseController
+	shape   codec.Shape
+	buf     []byte
+	columns bool // the table's columns were sent
+	sent    uint64
+}
+
+func (c *call) watch() error {
+	opts, err := c.listOptions()
+	if err != nil {
+		return err
+	}
+	c.q.Name = ""
+	w, err := c.s.endpoint.Watch(c.r.Context(), c.q, opts)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	if f, ok := c.Unwrap().(http.Flusher); !ok || f == nil {
+		return errors.New("the connection cannot stream")
+	}
+	gauge := c.s.metrics.watches.WithLabelValues(c.t.Plural)
+	gauge.Inc()
+	defer gauge.Dec()
+	c.Header().Set("Content-Type", c.w.Format.StreamType())
+	c.Header().Set("Cache-Control", "no-cache, private")
+	c.WriteHeader(http.StatusOK)
+	st := &stream{c: c, w: w, ctl: http.NewResponseController(c.ResponseWriter), shape: c.shape()}
+	_ = st.flush() // the header; a client that went away shows at the next write
+	st.run(deadlineOf(c.r.Context(), opts), opts.AllowWatchBookmarks)
+	return nil
+}
+
+func deadlineOf(ctx context.Context, opts endpoint.ListOptions) time.Time {
+	d := minWatch + rand.N(minWatch)
+	if opts.TimeoutSeconds != nil && *opts.TimeoutSeconds > 0 {
+		d = time.Duration(*opts.TimeoutSeconds) * time.Second
+	}
+	end := time.Now().Add(d)
+	if limit, ok := ctx.Deadline(); ok && limit.Before(end) {
+		return limit
+	}
+	return end
+}
+
+func (st *stream) run(end time.Time, bookmarks bool) {
+	if st.begin() != nil {
+		return
+	}
+	for {
+		wake := end
+		if next := time.Now().Add(bookmarkEvery); bookmarks && next.Before(end) {
+			wake = next
+		}
+		ctx, cancel := context.WithDeadline(st.c.r.Context(), wake)
+		changes, rev, err := st.w.Next(ctx)
+		cancel()
+		switch {
+		case st.c.r.Context().Err() != nil:
+			return
+		case errors.Is(err, context.DeadlineExceeded):
+			if bookmarks && rev > st.sent && st.bookmark(rev, nil) != nil {
+				return
+			}
+			if !time.Now().Before(end) {
+				return
+			}
+		case err != nil:
+			st.fail(err)
+			return
+		default:
+			if st.send(changes) != nil {
+				return
+			}
+		}
+	}
+}
+
+// begin sends the state that the watch starts from.
+func (st *stream) begin() error {
+	for rec, err := range st.w.Initial() {
+		if err == nil {
+			err = st.frame(endpoint.Change{Type: watch.Added, Record: rec})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if st.w.Bookmark {
+		return st.bookmark(st.w.Revision, endpoint.InitialEventsEnd)
+	}
+	st.sent = st.w.Revision
+	return st.flush()
+}
+
+func (st *stream) send(changes []endpoint.Change) error {
+	for _, ch := range changes {
+		if err := st.frame(ch); err != nil {
+			return err
+		}
+		st.sent = ch.Record.Revision()
+	}
+	return st.flush()
+}
+
+// frame appends one event; full batches are written.
+func (st *stream) frame(ch endpoint.Change) error {
+	part, err := st.part(ch)
+	if err != nil {
+		return err
+	}
+	if st.buf, err = codec.AppendFrame(st.buf, st.shape.Format, string(ch.Type), part); err != nil {
+		return err
+	}
+	if len(st.buf) >= frameBatch {
+		return st.write()
+	}
+	return nil
+}
+
+func (st *stream) part(ch endpoint.Change) (codec.Part, error) {
+	if st.c.w.As == "Table" {
+		return st.tablePart(ch)
+	}
+	if ch.Prev != nil {
+		return st.shape.Left(ch.Prev, ch.Record)
+	}
+	return st.shape.Record(ch.Record)
+}
+
+func (st *stream) tablePart(ch endpoint.Change) (codec.Part, error) {
+	rec := ch.Record
+	if ch.Prev != nil {
+		rec = ch.Prev
+	}
+	obj, err := rec.Object()
+	if err != nil {
+		return codec.Part{}, err
+	}
+	m := metav1.ListMeta{ResourceVersion: strconv.FormatUint(ch.Record.Revision(), 10)}
+	t, err := table.Make(st.c.served, []api.Object{obj}, m, st.c.r.URL.Query().Get("includeObject"), st.c.w.Version, st.c.s.cfg.Now())
+	if err != nil {
+		return codec.Part{}, err
+	}
+	if st.columns {
+		t.ColumnDefinitions = nil
+	}
+	st.columns = true
+	data, err := codec.Marshal(st.shape.Format, t)
+	return codec.Part{Body: data}, err
+}
+
+// bookmark tells how far the stream is.
+func (st *stream) bookmark(rev uint64, annotations map[string]string) error {
+	obj := st.c.served.New()
+	obj.GetObjectKind().SetGroupVersionKind(st.c.served.Resource.GVK())
+	obj.SetResourceVersion(strconv.FormatUint(rev, 10))
+	obj.SetAnnotations(annotations)
+	var part codec.Part
+	var err error
+	if st.c.w.As == "Table" {
+		part, err = st.tableBookmark(obj)
+	} else {
+		part, err = st.shape.Object(obj)
+	}
+	if err != nil {
+		return err
+	}
+	if st.buf, err = codec.AppendFrame(st.buf, st.shape.Format, string(watch.Bookmark), part); err != nil {
+		return err
+	}
+	st.sent = rev
+	return st.flush()
+}
+
+func (st *stream) tableBookmark(obj api.Object) (codec.Part, error) {
+	m := metav1.ListMeta{ResourceVersion: obj.GetResourceVersion()}
+	t, err := table.Make(st.c.served, []api.Object{obj}, m, "", st.c.w.Version, st.c.s.cfg.Now())
+	if err != nil {
+		return codec.Part{}, err
+	}
+	t.ColumnDefinitions = nil
+	data, err := codec.Marshal(st.shape.Format, t)
+	return codec.Part{Body: data}, err
+}
+
+// fail ends the stream with a Status as an ERROR event.
+func (st *stream) fail(err error) {
+	if errors.Is(err, store.ErrClosed) {
+		return
+	}
+	data, merr := codec.Marshal(st.shape.Format, statusOf(err))
+	if merr != nil {
+		return
+	}
+	if st.buf, merr = codec.AppendFrame(st.buf, st.shape.Format, string(watch.Error), codec.Part{Body: data}); merr == nil {
+		_ = st.flush() // the stream ends either way
+	}
+}
+
+func (st *stream) write() error {
+	if len(st.buf) == 0 {
+		return nil
+	}
+	_ = st.ctl.SetWriteDeadline(time.Now().Add(stallTimeout)) // not every connection has deadlines
+	_, err := st.c.Write(st.buf)
+	st.buf = st.buf[:0]
+	if cap(st.buf) > 8*frameBatch {
+		st.buf = nil // one large object must not stay for the watch's whole life
+	}
+	return err
+}
+
+func (st *stream) flush() error {
+	if err := st.write(); err != nil {
+		return err
+	}
+	err := st.ctl.Flush()
+	_ = st.ctl.SetWriteDeadline(time.Time{}) // as above
+	return err
+}
