@@ -1,0 +1,87 @@
+package shim
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"proa/runtime/wire"
+)
+
+// mountRootfs mounts the container's overlay. It is mounted in the machine's own
+// mount namespace, so that container tools and humans find it.
+func mountRootfs(r wire.Rootfs) error {
+	if len(r.Lower) == 0 {
+		return nil
+	}
+	if err := os.MkdirAll(r.Path, 0o700); err != nil {
+		return err
+	}
+	opts := "lowerdir=" + escapedJoin(r.Lower) + ",upperdir=" + escape(r.Upper) + ",workdir=" + escape(r.Work)
+	var err error
+	if len(opts) < os.Getpagesize() {
+		err = unix.Mount("overlay", r.Path, "overlay", 0, opts)
+	} else {
+		err = mountLayers(r)
+	}
+	if err != nil {
+		_ = os.Remove(r.Path)
+		return fmt.Errorf("mount the root file system: %w", err)
+	}
+	return nil
+}
+
+// mountLayers mounts more layers than fit into mount(2)'s one page of options,
+// by fsconfig(2) (Linux 6.5).
+func mountLayers(r wire.Rootfs) error {
+	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fs)
+	for _, dir := range r.Lower {
+		if err := unix.FsconfigSetString(fs, "lowerdir+", dir); err != nil {
+			return fmt.Errorf("layer %s: %w", dir, err)
+		}
+	}
+	for key, dir := range map[string]string{"upperdir": r.Upper, "workdir": r.Work} {
+		if err := unix.FsconfigSetString(fs, key, dir); err != nil {
+			return fmt.Errorf("%s %s: %w", key, dir, err)
+		}
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return err
+	}
+	mnt, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(mnt)
+	return unix.MoveMount(mnt, "", unix.AT_FDCWD, r.Path, unix.MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+// unmountRootfs detaches: what still uses the root keeps it until it ends.
+func unmountRootfs(r wire.Rootfs) {
+	if len(r.Lower) == 0 {
+		return
+	}
+	if err := unix.Unmount(r.Path, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil && err != unix.EINVAL && err != unix.ENOENT {
+		fmt.Fprintln(os.Stderr, "unmount", r.Path, err)
+	}
+	_ = os.Remove(r.Path)
+}
+
+func escapedJoin(dirs []string) string {
+	escaped := make([]string, len(dirs))
+	for i, d := range dirs {
+		escaped[i] = strings.ReplaceAll(escape(d), ":", `\:`)
+	}
+	return strings.Join(escaped, ":")
+}
+
+// escape protects what separates overlayfs options.
+func escape(dir string) string {
+	return strings.NewReplacer(`\`, `\\`, ",", `\,`).Replace(dir)
+}
