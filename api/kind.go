@@ -156,7 +156,8 @@ func (k kind[P]) validate(obj Object) field.ErrorList {
 	if name == nil {
 		name = apivalidation.NameIsDNSSubdomain
 	}
-	errs := apivalidation.ValidateObjectMetaAccessor(obj, k.Namespaced, name, field.NewPath("metadata"))
+	errs := apivalidation.ValidateObjectMetaAccessor(obj, k.Namespaced, name, metaPath)
+	errs = append(errs, validateFinalizers(obj.GetFinalizers(), metaPath.Child("finalizers"))...)
 	if k.Validate != nil {
 		errs = append(errs, k.Validate(obj.(P))...)
 	}
@@ -164,7 +165,7 @@ func (k kind[P]) validate(obj Object) field.ErrorList {
 }
 
 func (k kind[P]) validateUpdate(obj, old Object) field.ErrorList {
-	errs := apivalidation.ValidateObjectMetaAccessorUpdate(obj, old, field.NewPath("metadata"))
+	errs := apivalidation.ValidateObjectMetaAccessorUpdate(obj, old, metaPath)
 	if k.ValidateUpdate != nil {
 		errs = append(errs, k.ValidateUpdate(obj.(P), old.(P))...)
 	}
@@ -181,7 +182,7 @@ func (k kind[P]) status() Subresource {
 			}
 		},
 		func(obj, old P) field.ErrorList {
-			errs := apivalidation.ValidateObjectMetaAccessorUpdate(obj, old, field.NewPath("metadata"))
+			errs := apivalidation.ValidateObjectMetaAccessorUpdate(obj, old, metaPath)
 			if k.ValidateStatus != nil {
 				errs = append(errs, k.ValidateStatus(obj, old)...)
 			}

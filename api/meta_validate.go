@@ -1,6 +1,10 @@
 package api
 
 import (
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -32,6 +36,19 @@ func named(name string, rule apivalidation.ValidateNameFunc, at *field.Path) fie
 		return field.ErrorList{field.Required(at, "")}
 	}
 	return invalidEach(name, at, rule(name, false))
+}
+
+var standardFinalizers = []string{string(corev1.FinalizerKubernetes), metav1.FinalizerOrphanDependents, metav1.FinalizerDeleteDependents}
+
+// validateFinalizers: whoever adds a finalizer of their own says so by a domain.
+func validateFinalizers(list []string, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for i, f := range list {
+		if !strings.Contains(f, "/") && !slices.Contains(standardFinalizers, f) {
+			errs = append(errs, field.Invalid(at.Index(i), f, "name is neither a standard finalizer name nor is it fully qualified"))
+		}
+	}
+	return errs
 }
 
 // validateTemplateMeta judges the metadata of a template; its name means
