@@ -2,7 +2,6 @@ package network
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -86,37 +85,8 @@ func attach(t testing.TB, n *Network, p Pod) netip.Addr {
 	return r.IPs[0]
 }
 
-// outside is another machine, one hop away from the node, without a route to
-// pods.
 func outside(t testing.TB, node, other string) *netnstest.NS {
-	t.Helper()
-	ns := netnstest.New(t)
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU = "world", 1400
-	veth := netlink.NewVeth(attrs)
-	veth.PeerName, veth.PeerNamespace, veth.PeerMTU = "world", netlink.NsFd(ns.FD()), 1400
-	check(t, netlink.LinkAdd(veth))
-	t.Cleanup(func() { netlink.LinkDel(veth) })
-	config := func(addr string) error {
-		link, err := netlink.LinkByName("world")
-		if err != nil {
-			return err
-		}
-		a, err := netlink.ParseAddr(addr)
-		if err != nil {
-			return err
-		}
-		return errors.Join(netlink.AddrAdd(link, a), netlink.LinkSetUp(link))
-	}
-	check(t, config(node))
-	check(t, ns.Do(func() error { return config(other) }))
-	lo, err := netlink.LinkByName("lo")
-	check(t, err)
-	check(t, netlink.LinkSetUp(lo))
-	gw, _, err := net.ParseCIDR(other)
-	check(t, err)
-	check(t, netlink.RouteReplace(&netlink.Route{Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}, Gw: gw}))
-	return ns
+	return netnstest.Outside(t, node, other)
 }
 
 func check(t testing.TB, err error) {
@@ -126,72 +96,15 @@ func check(t testing.TB, err error) {
 	}
 }
 
-// serve answers every TCP connection and UDP packet with the peer's address as
-// the server sees it.
+// serve answers with who the server sees.
 func serve(t testing.TB, ns *netnstest.NS, port int) {
 	t.Helper()
-	check(t, ns.Do(func() error {
-		l, err := net.Listen("tcp4", fmt.Sprintf(":%d", port))
-		if err != nil {
-			return err
-		}
-		u, err := net.ListenPacket("udp4", fmt.Sprintf(":%d", port))
-		if err != nil {
-			return err
-		}
-		t.Cleanup(func() { l.Close(); u.Close() })
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				fmt.Fprint(c, c.RemoteAddr().(*net.TCPAddr).IP)
-				c.Close()
-			}
-		}()
-		go func() {
-			buf := make([]byte, 100)
-			for {
-				_, from, err := u.ReadFrom(buf)
-				if err != nil {
-					return
-				}
-				u.WriteTo([]byte(from.(*net.UDPAddr).IP.String()), from)
-			}
-		}()
-		return nil
-	}))
+	netnstest.Serve(t, ns, "", fmt.Sprintf(":%d", port))
 }
 
-// ask connects and returns what the server says, which is who it sees.
 func ask(ns *netnstest.NS, network, addr string) (string, error) {
-	var answer string
-	f := func() error {
-		c, err := net.DialTimeout(network, addr, 2*time.Second)
-		if err != nil {
-			return err
-		}
-		defer c.Close()
-		c.SetDeadline(time.Now().Add(2 * time.Second))
-		if network == "udp4" {
-			if _, err := c.Write([]byte("?")); err != nil {
-				return err
-			}
-			buf := make([]byte, 100)
-			n, err := c.Read(buf)
-			answer = string(buf[:n])
-			return err
-		}
-		b, err := io.ReadAll(c)
-		answer = string(b)
-		return err
-	}
-	if ns == nil {
-		return answer, f()
-	}
-	err := ns.Do(f)
-	return answer, err
+	answer, err := netnstest.Ask(ns, network, addr)
+	return strings.TrimPrefix(answer, " sees "), err
 }
 
 func expect(t testing.TB, ns *netnstest.NS, network, addr, seen string) {

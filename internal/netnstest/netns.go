@@ -75,8 +75,12 @@ func (n *NS) Path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), n
 // FD is the namespace's descriptor.
 func (n *NS) FD() int { return n.fd }
 
-// Do runs f on a thread inside the namespace. Sockets that f opens stay there.
+// Do runs f on a thread inside the namespace; nil is the test's own. Sockets
+// that f opens stay there.
 func (n *NS) Do(f func() error) error {
+	if n == nil {
+		return f()
+	}
 	done := make(chan error)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine

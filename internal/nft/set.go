@@ -2,7 +2,9 @@ package nft
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,6 +33,41 @@ func Concat(parts ...Type) Type {
 		t.size += (p.size + 3) &^ 3
 	}
 	return t
+}
+
+// Format renders a key or data of the type as nft would.
+func (t Type) Format(b string) string {
+	var ids []uint32
+	for id := t.id; id != 0; id >>= 6 {
+		ids = append([]uint32{id & 63}, ids...)
+	}
+	var out []string
+	for _, id := range ids {
+		size := min(sizes[id], len(b))
+		out = append(out, format(id, b[:size]))
+		b = b[min((size+3)&^3, len(b)):]
+	}
+	return strings.Join(out, " . ")
+}
+
+var sizes = map[uint32]int{4: 4, 7: 4, 8: 16, 12: 1, 13: 2, 19: 4}
+
+var protocols = map[byte]string{unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp", unix.IPPROTO_SCTP: "sctp"}
+
+func format(id uint32, b string) string {
+	switch raw := []byte(b); id {
+	case IPv4Addr.id, IPv6Addr.id:
+		a, _ := netip.AddrFromSlice(raw)
+		return a.String()
+	case InetProto.id:
+		return protocols[raw[0]]
+	case InetService.id:
+		return fmt.Sprint(binary.BigEndian.Uint16(raw))
+	case Mark.id:
+		return fmt.Sprintf("%#08x", binary.NativeEndian.Uint32(raw))
+	default:
+		return fmt.Sprint(binary.NativeEndian.Uint32(raw))
+	}
 }
 
 // Set is a set or, with a Data type, a map.
@@ -78,7 +115,7 @@ func KeyBytes(parts ...[]byte) string {
 	return string(out)
 }
 
-// Port, Number and Addr are parts of keys.
+// PortBytes, NumberBytes and AddrBytes are parts of keys.
 func PortBytes(p uint16) []byte     { return binary.BigEndian.AppendUint16(nil, p) }
 func NumberBytes(n uint32) []byte   { return binary.NativeEndian.AppendUint32(nil, n) }
 func AddrBytes(a netip.Addr) []byte { return a.Unmap().AsSlice() }

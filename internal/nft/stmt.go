@@ -1,7 +1,6 @@
 package nft
 
 import (
-	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -211,11 +210,11 @@ func (a Affinity) DNATAgain(f Family, group uint32, timeout time.Duration) Stmt 
 func (a Affinity) DNATFirst(f Family, group uint32, endpoints int, timeout time.Duration) Stmt {
 	client, load := key(0, Number(group), f.Saddr())
 	pick, loadPick := key(regSecond, Number(group), Random(endpoints))
-	load = append(load, &expr.Dynset{SrcRegKey: reg(0), SetName: a.Clients, Operation: dynsetDelete})
 	load = append(load, loadPick...)
 	return Stmt{fmt.Sprintf("dnat %s to %s map @%s update @%s { %s timeout %s }", f, pick, a.Endpoints, a.Clients, client, timeout),
 		append(load,
 			&expr.Lookup{SourceRegister: reg(regSecond), SetName: a.Endpoints, DestRegister: reg(regTarget), IsDestRegSet: true},
+			&expr.Dynset{SrcRegKey: reg(0), SrcRegData: reg(regTarget), SetName: a.Clients, Operation: dynsetDelete},
 			a.remember(timeout), f.dnat())}
 }
 
@@ -357,6 +356,3 @@ func RejectPort() Stmt {
 	return Stmt{"reject with icmpx port-unreachable", []expr.Any{
 		&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}}}
 }
-
-// PortOf reads a port from a key or data part.
-func PortOf(b string) uint16 { return binary.BigEndian.Uint16([]byte(b)) }
