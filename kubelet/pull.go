@@ -1,0 +1,243 @@
+package kubelet
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/distribution/reference"
+	corev1 "k8s.io/api/core/v1"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"proa/kubelet/lifecycle"
+)
+
+// pull brings the image of one start, as the container's pull policy says.
+func (w *worker) pull(pod *corev1.Pod, a lifecycle.Action) {
+	name, image := a.Container.Name, a.Container.Image
+	st := w.st.Images[name]
+	if st.Name != image {
+		st = lifecycle.Image{Name: image}
+	}
+	st.Busy, st.Done, st.Attempt = true, false, a.Attempt
+	w.st.Images[name] = st
+	w.k.effects.Go(func() {
+		ref, err := w.bring(pod, a.Container)
+		w.post(func(w *worker) { w.pulled(name, image, ref, err) })
+	})
+}
+
+func (w *worker) pulled(name, image, ref string, err error) {
+	st := w.st.Images[name]
+	if st.Name != image {
+		return
+	}
+	if err == nil {
+		st.Step, st.Ref = lifecycle.Step{Done: true}, ref
+	} else {
+		reason := lifecycle.ReasonPullFailed
+		if s, ok := err.(*startError); ok {
+			reason = s.reason
+		}
+		st.Step = st.Step.Fail(time.Now(), pullFirst, pullLimit, reason, err.Error())
+	}
+	w.st.Images[name] = st
+}
+
+// bring returns the runtime's reference of the image once it is on the node.
+func (w *worker) bring(pod *corev1.Pod, c *corev1.Container) (string, error) {
+	named, err := reference.ParseNormalizedNamed(c.Image)
+	if err != nil {
+		err = &startError{"InvalidImageName", fmt.Errorf("Failed to apply default image tag %q: couldn't parse image name %q: %v", c.Image, c.Image, err)}
+		w.k.container(pod, c, corev1.EventTypeWarning, "InspectFailed", err.Error())
+		w.k.container(pod, c, corev1.EventTypeWarning, "Failed", "Error: InvalidImageName")
+		return "", err
+	}
+	image := &cri.ImageSpec{Image: c.Image, UserSpecifiedImage: c.Image}
+	if _, tagged := named.(reference.Tagged); !tagged {
+		if _, digested := named.(reference.Digested); !digested {
+			image.Image += ":latest"
+		}
+	}
+	if c.ImagePullPolicy != corev1.PullAlways {
+		got, err := w.k.cfg.Images.ImageStatus(w.live, image, false)
+		if err == nil && got.GetImage() != nil {
+			w.k.container(pod, c, corev1.EventTypeNormal, "Pulled",
+				fmt.Sprintf("Container image %q already present on machine and can be accessed by the pod", c.Image))
+			return got.Image.Id, nil
+		}
+	}
+	if c.ImagePullPolicy == corev1.PullNever {
+		err := &startError{"ErrImageNeverPull", fmt.Errorf("Container image %q is not present with pull policy of Never", c.Image)}
+		w.k.container(pod, c, corev1.EventTypeWarning, "ErrImageNeverPull", err.Error())
+		w.k.container(pod, c, corev1.EventTypeWarning, "Failed", "Error: ErrImageNeverPull")
+		return "", err
+	}
+	return w.fetch(pod, c, image)
+}
+
+func (w *worker) fetch(pod *corev1.Pod, c *corev1.Container, image *cri.ImageSpec) (string, error) {
+	begun := time.Now()
+	w.k.container(pod, c, corev1.EventTypeNormal, "Pulling", fmt.Sprintf("Pulling image %q", c.Image))
+	ref, waited, err := w.k.images.pull(w.live, w.k, image, w.credentials(pod, c.Image))
+	if err != nil {
+		if w.live.Err() == nil {
+			w.k.container(pod, c, corev1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %v", c.Image, err))
+			w.k.container(pod, c, corev1.EventTypeWarning, "Failed", "Error: ErrImagePull")
+		}
+		return "", err
+	}
+	size := uint64(0)
+	if got, err := w.k.cfg.Images.ImageStatus(w.live, &cri.ImageSpec{Image: ref}, false); err == nil {
+		size = got.GetImage().GetSize()
+	}
+	total := time.Since(begun).Truncate(time.Millisecond)
+	w.k.container(pod, c, corev1.EventTypeNormal, "Pulled", fmt.Sprintf("Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.",
+		c.Image, total-waited.Truncate(time.Millisecond), total, size))
+	select {
+	case w.k.relist <- struct{}{}:
+	default:
+	}
+	return ref, nil
+}
+
+// pulls lets one pull of an image without credentials of its own serve everybody
+// who waits for it.
+type pulls struct {
+	mu  sync.Mutex
+	now map[string]*onePull
+}
+
+type onePull struct {
+	done chan struct{}
+	ref  string
+	err  error
+}
+
+func (p *pulls) pull(ctx context.Context, k *Kubelet, image *cri.ImageSpec, auths []*cri.AuthConfig) (ref string, waited time.Duration, err error) {
+	if len(auths) > 0 {
+		for _, auth := range auths {
+			if ref, err = k.cfg.Images.PullImage(ctx, image, auth, nil); err == nil {
+				return ref, 0, nil
+			}
+		}
+		return "", 0, err
+	}
+	begun := time.Now()
+	p.mu.Lock()
+	if other := p.now[image.Image]; other != nil {
+		p.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return "", 0, ctx.Err()
+		case <-other.done:
+		}
+		return other.ref, time.Since(begun), other.err
+	}
+	if p.now == nil {
+		p.now = map[string]*onePull{}
+	}
+	one := &onePull{done: make(chan struct{})}
+	p.now[image.Image] = one
+	p.mu.Unlock()
+	one.ref, one.err = k.cfg.Images.PullImage(ctx, image, nil, nil)
+	p.mu.Lock()
+	delete(p.now, image.Image)
+	p.mu.Unlock()
+	close(one.done)
+	return one.ref, 0, one.err
+}
+
+// credentials are those of the pod's imagePullSecrets that are for the image's
+// registry, the most specific first.
+func (w *worker) credentials(pod *corev1.Pod, image string) []*cri.AuthConfig {
+	if len(pod.Spec.ImagePullSecrets) == 0 {
+		return nil
+	}
+	w.k.refs.wait(w.live, pod)
+	src := sources{w.k.cfg.Client}
+	var secrets []*corev1.Secret
+	for _, ref := range pod.Spec.ImagePullSecrets {
+		s := src.Secret(pod.Namespace, ref.Name)
+		if s == nil {
+			w.k.events.Event(pod, corev1.EventTypeWarning, "FailedToRetrieveImagePullSecret",
+				fmt.Sprintf("Unable to retrieve some image pull secrets (%s); attempting to pull the image may not succeed.", ref.Name))
+			continue
+		}
+		secrets = append(secrets, s)
+	}
+	return matching(secrets, image)
+}
+
+// dockerAuth is one entry of a Docker configuration file.
+type dockerAuth struct {
+	Username      string `json:"username"`
+	Password      string `json:"password"`
+	Auth          string `json:"auth"`
+	IdentityToken string `json:"identitytoken"`
+}
+
+// matching finds the entries whose registry, and path below it if it has one, the
+// image lies in.
+func matching(secrets []*corev1.Secret, image string) []*cri.AuthConfig {
+	named, err := reference.ParseNormalizedNamed(image)
+	if err != nil {
+		return nil
+	}
+	var out []*cri.AuthConfig
+	best := -1
+	for _, s := range secrets {
+		for host, a := range entries(s) {
+			place := registry(host)
+			if named.Name() != place && !strings.HasPrefix(named.Name(), place+"/") {
+				continue
+			}
+			if len(place) > best {
+				best = len(place)
+				out = append([]*cri.AuthConfig{a.cri(host)}, out...)
+			} else {
+				out = append(out, a.cri(host))
+			}
+		}
+	}
+	return out
+}
+
+func entries(s *corev1.Secret) map[string]dockerAuth {
+	var file struct {
+		Auths map[string]dockerAuth `json:"auths"`
+	}
+	if data, ok := s.Data[corev1.DockerConfigJsonKey]; ok && json.Unmarshal(data, &file) == nil {
+		return file.Auths
+	}
+	var old map[string]dockerAuth
+	if data, ok := s.Data[corev1.DockerConfigKey]; ok && json.Unmarshal(data, &old) == nil {
+		return old
+	}
+	return nil
+}
+
+// registry brings a Docker configuration's key into the form that image names
+// begin with.
+func registry(key string) string {
+	key = strings.TrimPrefix(strings.TrimPrefix(key, "https://"), "http://")
+	key = strings.TrimSuffix(strings.TrimSuffix(strings.TrimSuffix(key, "/"), "/v1"), "/v2")
+	if key == "index.docker.io" || key == "registry-1.docker.io" {
+		return "docker.io"
+	}
+	return key
+}
+
+func (a dockerAuth) cri(host string) *cri.AuthConfig {
+	out := &cri.AuthConfig{Username: a.Username, Password: a.Password, IdentityToken: a.IdentityToken, ServerAddress: host}
+	if out.Username == "" && a.Auth != "" {
+		if plain, err := base64.StdEncoding.DecodeString(a.Auth); err == nil {
+			out.Username, out.Password, _ = strings.Cut(string(plain), ":")
+		}
+	}
+	return out
+}
