@@ -97,7 +97,8 @@ func (f *fakeCRI) Status(context.Context, bool) (*cri.StatusResponse, error) {
 		{Type: "RuntimeReady", Status: true}, {Type: "NetworkReady", Status: true}}}}, nil
 }
 
-func (f *fakeCRI) GetContainerEvents(ctx context.Context, ch chan *cri.ContainerEventResponse, _ func(cri.RuntimeService_GetContainerEventsClient)) error {
+func (f *fakeCRI) GetContainerEvents(ctx context.Context, ch chan *cri.ContainerEventResponse, established func(cri.RuntimeService_GetContainerEventsClient)) error {
+	established(nil)
 	f.mu.Lock()
 	broken := f.broken
 	f.mu.Unlock()

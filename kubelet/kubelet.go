@@ -295,11 +295,8 @@ func (k *Kubelet) follow(ctx context.Context) {
 		ch := make(chan *cri.ContainerEventResponse, 64)
 		end := make(chan error, 1)
 		k.effects.Go(func() {
-			end <- k.cfg.Runtime.GetContainerEvents(ctx, ch, func(cri.RuntimeService_GetContainerEventsClient) {})
+			end <- k.cfg.Runtime.GetContainerEvents(ctx, ch, func(cri.RuntimeService_GetContainerEventsClient) { k.lookAll() })
 		})
-		for _, w := range k.all() {
-			w.post((*worker).look)
-		}
 		err := k.hand(ch, end)
 		if ctx.Err() != nil {
 			return
@@ -312,6 +309,13 @@ func (k *Kubelet) follow(ctx context.Context) {
 	}
 }
 
+// lookAll makes every worker ask the runtime anew.
+func (k *Kubelet) lookAll() {
+	for _, w := range k.all() {
+		w.post((*worker).look)
+	}
+}
+
 func (k *Kubelet) hand(ch chan *cri.ContainerEventResponse, end chan error) error {
 	for {
 		select {
@@ -321,9 +325,7 @@ func (k *Kubelet) hand(ch chan *cri.ContainerEventResponse, end chan error) erro
 			if w := k.worker(types.UID(e.GetPodSandboxStatus().GetMetadata().GetUid())); w != nil {
 				w.post((*worker).look)
 			} else if e.GetPodSandboxStatus() == nil {
-				for _, w := range k.all() { // an event that does not say whose it is
-					w.post((*worker).look)
-				}
+				k.lookAll() // an event that does not say whose it is
 			}
 		}
 	}
