@@ -84,7 +84,10 @@ func (s *Store) save() error {
 	s.saving.Lock()
 	defer s.saving.Unlock()
 	s.mu.Lock()
+	// Only what an image or container needs is known to be on disk (register).
 	x := index{Version: indexVersion, Next: s.next, Layers: maps.Clone(s.layers)}
+	needed, _ := s.referenced()
+	maps.DeleteFunc(x.Layers, func(chain digest.Digest, _ layer) bool { return !needed[chain] })
 	for _, e := range s.images {
 		c := *e
 		c.Names, c.Digests, c.Manifests = slices.Clone(e.Names), slices.Clone(e.Digests), slices.Clone(e.Manifests)
@@ -149,7 +152,7 @@ func syncTree(path string) error {
 // diskError marks an error of a full disk.
 func diskError(err error) error {
 	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
-		return fmt.Errorf("%w: %w", ErrNoSpace, err)
+		return fmt.Errorf("%w: %w: remove images or free some space", ErrNoSpace, err)
 	}
 	return err
 }

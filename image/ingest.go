@@ -222,8 +222,12 @@ func readBlob(ctx context.Context, src source, desc v1.Descriptor, limit int64) 
 }
 
 // register adds images to the list, durably, or merges them with what is there:
-// a name moves to its newest image.
+// a name moves to its newest image. One sync for all files of all layers comes
+// first, so that the list never names what a power cut can take.
 func (s *Store) register(entries ...*entry) ([]Image, error) {
+	if err := syncTree(s.path("l")); err != nil {
+		return nil, diskError(err)
+	}
 	s.mu.Lock()
 	var ids []string
 	for _, e := range entries {

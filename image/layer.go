@@ -67,22 +67,17 @@ func (s *Store) unpack(ctx context.Context, j layerJob) error {
 	if err != nil {
 		return fmt.Errorf("layer %s: %w", short(j.desc.Digest), diskError(err))
 	}
-	if err := syncTree(tmp); err != nil {
-		return diskError(err)
-	}
 	return s.keepLayer(j.chain, tmp, size)
 }
 
-// keepLayer moves an unpacked layer to its place.
+// keepLayer moves an unpacked layer to its place. It becomes durable with the
+// image (register).
 func (s *Store) keepLayer(chain digest.Digest, tmp string, size int64) error {
 	s.mu.Lock()
 	s.next++
 	l := layer{Dir: strconv.FormatInt(int64(s.next), 36), Size: size}
 	s.mu.Unlock()
 	if err := os.Rename(tmp, s.path("l", l.Dir)); err != nil {
-		return err
-	}
-	if err := syncDir(s.path("l")); err != nil {
 		return err
 	}
 	s.mu.Lock()

@@ -56,7 +56,7 @@ func (s *Store) pull(ctx context.Context, t target, auth *Auth, progress func(Pr
 	if err != nil {
 		return Image{}, err
 	}
-	r := &registry{store: s, target: t, auth: auth, progress: progress, ends: ends, transports: map[*endpoint]http.RoundTripper{}}
+	r := &repository{store: s, target: t, auth: auth, progress: progress, ends: ends, transports: map[*endpoint]http.RoundTripper{}}
 	defer r.close()
 	if progress != nil {
 		progress(Progress{Stage: "resolve"})
@@ -80,8 +80,8 @@ func (s *Store) pull(ctx context.Context, t target, auth *Auth, progress func(Pr
 	return images[0], nil
 }
 
-// registry is a repository as a source of one pull.
-type registry struct {
+// repository is a registry's repository as a source of one pull.
+type repository struct {
 	store    *Store
 	target   target
 	auth     *Auth
@@ -94,7 +94,7 @@ type registry struct {
 	fetching   sync.WaitGroup
 }
 
-func (r *registry) close() {
+func (r *repository) close() {
 	r.fetching.Wait()
 	for _, e := range r.ends {
 		e.client.CloseIdleConnections()
@@ -102,7 +102,7 @@ func (r *registry) close() {
 }
 
 // resolve finds what the name stands for now.
-func (r *registry) resolve(ctx context.Context) (v1.Descriptor, error) {
+func (r *repository) resolve(ctx context.Context) (v1.Descriptor, error) {
 	what := r.target.tag
 	if r.target.digest != "" {
 		what = r.target.digest.String()
@@ -119,7 +119,7 @@ func (r *registry) resolve(ctx context.Context) (v1.Descriptor, error) {
 	return d, nil
 }
 
-func (r *registry) manifest(ctx context.Context, desc v1.Descriptor) ([]byte, error) {
+func (r *repository) manifest(ctx context.Context, desc v1.Descriptor) ([]byte, error) {
 	if digest.FromBytes(r.root) == desc.Digest {
 		return r.root, nil
 	}
@@ -133,7 +133,7 @@ func (r *registry) manifest(ctx context.Context, desc v1.Descriptor) ([]byte, er
 	return raw, nil
 }
 
-func (r *registry) fetchManifest(ctx context.Context, what string, byTag bool) (raw []byte, err error) {
+func (r *repository) fetchManifest(ctx context.Context, what string, byTag bool) (raw []byte, err error) {
 	err = r.try(ctx, byTag, func(ctx context.Context, e *endpoint) error {
 		resp, err := r.get(ctx, e, "manifests/"+what, http.Header{"Accept": manifestTypes})
 		if err != nil {
@@ -151,7 +151,7 @@ func (r *registry) fetchManifest(ctx context.Context, what string, byTag bool) (
 
 // try asks each endpoint until one succeeds. Passing faults are tried again.
 // Of several errors the registry's own, which is the last, is reported.
-func (r *registry) try(ctx context.Context, byTag bool, f func(context.Context, *endpoint) error) (err error) {
+func (r *repository) try(ctx context.Context, byTag bool, f func(context.Context, *endpoint) error) (err error) {
 	for _, e := range r.ends {
 		if byTag && !e.resolve {
 			continue
@@ -195,7 +195,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 // get asks an endpoint for something below the repository. The caller closes
 // the body.
-func (r *registry) get(ctx context.Context, e *endpoint, what string, header http.Header) (*http.Response, error) {
+func (r *repository) get(ctx context.Context, e *endpoint, what string, header http.Header) (*http.Response, error) {
 	rt, err := r.transport(ctx, e)
 	if err != nil {
 		return nil, err
@@ -222,7 +222,7 @@ func (r *registry) get(ctx context.Context, e *endpoint, what string, header htt
 }
 
 // transport authenticates at an endpoint, once a pull.
-func (r *registry) transport(ctx context.Context, e *endpoint) (http.RoundTripper, error) {
+func (r *repository) transport(ctx context.Context, e *endpoint) (http.RoundTripper, error) {
 	r.mu.Lock()
 	rt := r.transports[e]
 	r.mu.Unlock()
@@ -253,7 +253,7 @@ func (r *registry) transport(ctx context.Context, e *endpoint) (http.RoundTrippe
 }
 
 // prefetch downloads layers, a few at a time, in the order of their use.
-func (r *registry) prefetch(ctx context.Context, layers []v1.Descriptor) {
+func (r *repository) prefetch(ctx context.Context, layers []v1.Descriptor) {
 	todo := make(chan v1.Descriptor, len(layers))
 	for _, l := range layers {
 		todo <- l
@@ -273,7 +273,7 @@ func (r *registry) prefetch(ctx context.Context, layers []v1.Descriptor) {
 }
 
 // blob downloads and opens; closing removes the file.
-func (r *registry) blob(ctx context.Context, desc v1.Descriptor) (io.ReadCloser, error) {
+func (r *repository) blob(ctx context.Context, desc v1.Descriptor) (io.ReadCloser, error) {
 	f, err := r.download(ctx, desc)
 	if err != nil {
 		return nil, err
@@ -287,7 +287,7 @@ func (r removing) Close() error { return errors.Join(r.File.Close(), os.Remove(r
 
 // download makes sure that a blob's file is there whole, going on where an
 // earlier attempt ended, and opens it. The content is checked by whoever reads.
-func (r *registry) download(ctx context.Context, desc v1.Descriptor) (*os.File, error) {
+func (r *repository) download(ctx context.Context, desc v1.Descriptor) (*os.File, error) {
 	unlock, err := r.store.keyed.lock(ctx, "download "+desc.Digest.String())
 	if err != nil {
 		return nil, err
@@ -310,7 +310,7 @@ func (r *registry) download(ctx context.Context, desc v1.Descriptor) (*os.File, 
 }
 
 // more fetches what the file still lacks.
-func (r *registry) more(ctx context.Context, e *endpoint, desc v1.Descriptor, f *os.File) error {
+func (r *repository) more(ctx context.Context, e *endpoint, desc v1.Descriptor, f *os.File) error {
 	at, err := f.Seek(0, io.SeekEnd)
 	if err != nil || at == desc.Size {
 		return err

@@ -133,4 +133,3 @@ func rpcError(err error) error {
 	}
 	return status.Error(code, err.Error())
 }
-
