@@ -42,6 +42,9 @@ type Config struct {
 	Bootstrap []api.Object
 	// OpenAPI serves /openapi/; nil answers 404 there.
 	OpenAPI http.Handler
+	// TaintNodes has new nodes tainted as not ready, which a node controller
+	// takes away again.
+	TaintNodes bool
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 	Log *slog.Logger
@@ -79,7 +82,7 @@ func New(c Config) (*Server, error) {
 		Store: c.Store, Registry: c.Registry, Fields: fieldmanager.New(c.Registry),
 		Tokens: c.Tokens, Authorizer: c.Authorizer, Now: c.Now,
 		Admission: admission.Default(admission.Config{
-			ServiceCIDR: c.ServiceCIDR, NodePorts: c.NodePorts, Authorizer: c.Authorizer,
+			ServiceCIDR: c.ServiceCIDR, NodePorts: c.NodePorts, Newest: c.Store.Snapshot, TaintNodes: c.TaintNodes,
 		}),
 	}
 	return s, nil

@@ -59,7 +59,7 @@ func (e *Endpoint) deleteOnce(ctx context.Context, q Request, opts metav1.Delete
 		return Result{Record: rec}, nil
 	}
 	if dies(obj) {
-		return e.remove(ctx, q, rec, obj)
+		return e.remove(ctx, q, rec, obj, world)
 	}
 	ar = e.admissionRequest(q, admission.Update, obj, old, world)
 	return e.replace(ctx, q, rec, ar)
@@ -152,11 +152,20 @@ func deletionFinalizers(row *api.Resource, obj api.Object, opts metav1.DeleteOpt
 }
 
 // remove takes the object out of the store. last is what it was in the end.
-func (e *Endpoint) remove(ctx context.Context, q Request, rec *store.Record, last api.Object) (Result, error) {
+func (e *Endpoint) remove(ctx context.Context, q Request, rec *store.Record, last api.Object, world store.Snapshot) (Result, error) {
 	if q.DryRun {
 		return Result{object: last, Deleted: true}, nil
 	}
-	_, err := e.Store.Commit(ctx, store.Write{Key: q.key(), Expect: rec.Revision()})
+	ar := e.admissionRequest(q, admission.Delete, nil, last, world)
+	ar.Subresource = ""
+	defer ar.Done()
+	if e.Admission.Finishes(ar) {
+		if err := e.Admission.Finish(ctx, ar); err != nil {
+			return Result{}, err
+		}
+	}
+	writes := append([]store.Write{{Key: q.key(), Expect: rec.Revision()}}, ar.Writes()...)
+	_, err := e.Store.Commit(ctx, writes...)
 	if errors.Is(err, store.ErrConflict) {
 		return Result{}, err
 	}

@@ -202,7 +202,7 @@ func validateUpdate(q Request, obj, old api.Object) error {
 // one that takes the last finalizer from a dying object removes it.
 func (e *Endpoint) replace(ctx context.Context, q Request, rec *store.Record, ar *admission.Request) (Result, error) {
 	if dies(ar.Object) {
-		return e.remove(ctx, q, rec, ar.Object)
+		return e.remove(ctx, q, rec, ar.Object, ar.World)
 	}
 	data, err := e.encode(ar.Object, q.key())
 	if err != nil {

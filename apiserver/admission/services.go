@@ -1,0 +1,280 @@
+package admission
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/uuid"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"proa/api"
+	"proa/store"
+)
+
+const (
+	ipAddresses  = "networking.k8s.io/ipaddresses"
+	ipManagedBy  = "ipallocator.k8s.io"
+	ipTries      = 64  // random tries before the range is walked
+	minStatic    = 16  // addresses at the range's start that are left to people
+	maxStatic    = 256 //
+	maxWalkedIPs = 1 << 16
+)
+
+// services gives Services their cluster IPs and node ports.
+//
+// A cluster IP is taken by the IPAddress object of its name, which is created in
+// the Service's own transaction: two Services cannot get one address, and there is
+// no other record of what is taken (KEP-1880). Node ports have no such object;
+// they are read off the Services, and off the requests that are on their way.
+type services struct {
+	cidr   netip.Prefix
+	ports  [2]int
+	newest func() store.Snapshot
+
+	mu       sync.Mutex
+	reserved map[int32]bool // node ports of requests under way
+}
+
+func serviceAllocation(c Config) Plugin {
+	s := &services{cidr: c.ServiceCIDR.Masked(), ports: c.NodePorts, newest: c.Newest, reserved: map[int32]bool{}}
+	return Plugin{
+		Name: "ServiceAllocation", Finish: s.finish,
+		Finishes: func(r *Request) bool { return s.cidr.IsValid() && r.Is("services") && r.Op != Connect },
+	}
+}
+
+func (s *services) finish(_ context.Context, r *Request) error {
+	old, _ := r.Old.(*corev1.Service)
+	svc, _ := r.Object.(*corev1.Service)
+	if svc != nil {
+		api.DefaultFamilies(svc, []corev1.IPFamily{s.family()})
+		if err := s.allocateIPs(r, svc, old); err != nil {
+			return err
+		}
+		if err := s.allocatePorts(r, svc, old); err != nil {
+			return err
+		}
+	}
+	s.releaseIPs(r, svc, old)
+	return nil
+}
+
+func (s *services) family() corev1.IPFamily {
+	if s.cidr.Addr().Is4() {
+		return corev1.IPv4Protocol
+	}
+	return corev1.IPv6Protocol
+}
+
+func invalidService(svc *corev1.Service, errs ...*field.Error) error {
+	return apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Service").GroupKind(), svc.Name, errs)
+}
+
+func (s *services) allocateIPs(r *Request, svc, old *corev1.Service) error {
+	if !api.NeedsClusterIP(svc) {
+		return nil
+	}
+	ips := svc.Spec.ClusterIPs
+	if len(ips) == 0 {
+		ip, err := s.freeIP(r.World)
+		if err != nil {
+			return apierrors.NewInternalError(fmt.Errorf("failed to allocate a cluster IP: %w", err))
+		}
+		ips = []string{ip.String()}
+	}
+	for i, text := range ips {
+		if old != nil && slices.Contains(old.Spec.ClusterIPs, text) {
+			continue
+		}
+		if err := s.takeIP(r, svc, text); err != nil {
+			at := field.NewPath("spec", "clusterIPs").Index(i)
+			return invalidService(svc, field.Invalid(at, text, fmt.Sprintf("failed to allocate IP %s: %v", text, err)))
+		}
+	}
+	svc.Spec.ClusterIPs, svc.Spec.ClusterIP = ips, ips[0]
+	return nil
+}
+
+func (s *services) takeIP(r *Request, svc *corev1.Service, text string) error {
+	ip, err := netip.ParseAddr(text)
+	if err != nil || !s.cidr.Contains(ip) {
+		return fmt.Errorf("the provided IP (%s) is not in the valid range. The range of valid IPs is %s", text, s.cidr)
+	}
+	key := store.Key{Resource: ipAddresses, Name: ip.String()}
+	if r.World.Get(key) != nil {
+		return errors.New("provided IP is already allocated")
+	}
+	r.Also(store.Write{Key: key, Object: s.ipAddress(ip, svc)})
+	return nil
+}
+
+func (s *services) ipAddress(ip netip.Addr, svc *corev1.Service) *networkingv1.IPAddress {
+	obj := &networkingv1.IPAddress{
+		ObjectMeta: metav1.ObjectMeta{
+			Name: ip.String(), UID: uuid.NewUUID(), CreationTimestamp: metav1.NewTime(time.Now()).Rfc3339Copy(), Generation: 1,
+			Labels: map[string]string{
+				networkingv1.LabelIPAddressFamily: string(s.family()), networkingv1.LabelManagedBy: ipManagedBy,
+			},
+		},
+		Spec: networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Resource: "services", Namespace: svc.Namespace, Name: svc.Name}},
+	}
+	obj.SetGroupVersionKind(networkingv1.SchemeGroupVersion.WithKind("IPAddress"))
+	return obj
+}
+
+// freeIP picks an address nobody has, from beyond those that are left for people
+// to choose (KEP-3070) while there are any.
+func (s *services) freeIP(world store.Snapshot) (netip.Addr, error) {
+	bits := s.cidr.Addr().BitLen() - s.cidr.Bits()
+	size := uint64(1) << min(bits, 62)
+	if size < 4 {
+		return netip.Addr{}, fmt.Errorf("the range %s is too small", s.cidr)
+	}
+	last := size - 2 // the network's first address and IPv4's last are no hosts
+	static := min(max(size/16, minStatic), maxStatic)
+	if static < last {
+		for range ipTries {
+			if ip := s.at(static + rand.Uint64N(last-static+1)); !taken(world, ip) {
+				return ip, nil
+			}
+		}
+	}
+	for n := uint64(0); n < min(last, maxWalkedIPs); n++ {
+		if ip := s.at(last - n); !taken(world, ip) {
+			return ip, nil
+		}
+	}
+	return netip.Addr{}, fmt.Errorf("range is full: %s", s.cidr)
+}
+
+// at is the n-th address of the range.
+func (s *services) at(n uint64) netip.Addr {
+	raw := s.cidr.Addr().AsSlice()
+	for i := len(raw) - 1; i >= 0 && n > 0; i-- {
+		n += uint64(raw[i])
+		raw[i] = byte(n)
+		n >>= 8
+	}
+	ip, _ := netip.AddrFromSlice(raw) // four or sixteen bytes, as they came
+	return ip
+}
+
+func taken(world store.Snapshot, ip netip.Addr) bool {
+	return world.Get(store.Key{Resource: ipAddresses, Name: ip.String()}) != nil
+}
+
+// releaseIPs gives back what the old state had and the new one has not. svc is
+// nil on delete.
+func (s *services) releaseIPs(r *Request, svc, old *corev1.Service) {
+	if old == nil {
+		return
+	}
+	for _, ip := range old.Spec.ClusterIPs {
+		if svc != nil && slices.Contains(svc.Spec.ClusterIPs, ip) {
+			continue
+		}
+		key := store.Key{Resource: ipAddresses, Name: ip}
+		if rec := r.World.Get(key); rec != nil {
+			r.Also(store.Write{Key: key, Expect: rec.Revision()})
+		}
+	}
+}
+
+func (s *services) allocatePorts(r *Request, svc, old *corev1.Service) error {
+	if !api.NeedsNodePorts(svc) && !api.NeedsHealthCheckPort(svc) {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	// The newest world, read under the lock: whoever has given a reservation back
+	// is in it.
+	pick := picker{services: s, used: nodePorts(s.newest(), old), mine: map[int32]bool{}}
+	r.OnDone(pick.release)
+	if api.NeedsNodePorts(svc) {
+		for i := range svc.Spec.Ports {
+			at := field.NewPath("spec", "ports").Index(i).Child("nodePort")
+			if err := pick.port(&svc.Spec.Ports[i].NodePort); err != nil {
+				return invalidService(svc, field.Invalid(at, svc.Spec.Ports[i].NodePort, err.Error()))
+			}
+		}
+	}
+	if api.NeedsHealthCheckPort(svc) {
+		at := field.NewPath("spec", "healthCheckNodePort")
+		if err := pick.port(&svc.Spec.HealthCheckNodePort); err != nil {
+			return invalidService(svc, field.Invalid(at, svc.Spec.HealthCheckNodePort, err.Error()))
+		}
+	}
+	return nil
+}
+
+// nodePorts are those of all Services but one.
+func nodePorts(world store.Snapshot, but *corev1.Service) map[int32]bool {
+	used := map[int32]bool{}
+	for _, svc := range every[*corev1.Service](world, "services", "") {
+		if but != nil && svc.UID == but.UID {
+			continue
+		}
+		for _, p := range svc.Spec.Ports {
+			used[p.NodePort] = true
+		}
+		used[svc.Spec.HealthCheckNodePort] = true
+	}
+	delete(used, 0)
+	return used
+}
+
+// picker chooses the node ports of one Service, with services.mu held. It
+// reserves them until the Service itself says so or never will.
+type picker struct {
+	*services
+	used, mine map[int32]bool
+}
+
+func (p *picker) release() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for n := range p.mine {
+		delete(p.reserved, n)
+	}
+}
+
+func (p *picker) free(n int32) bool { return !p.used[n] && !p.mine[n] && !p.reserved[n] }
+
+func (p *picker) take(n int32) { p.mine[n], p.reserved[n] = true, true }
+
+// port checks the port that a Service asks for or finds one. A Service may use
+// one number for several protocols.
+func (p *picker) port(n *int32) error {
+	if *n != 0 {
+		switch {
+		case p.mine[*n]:
+			return nil
+		case int(*n) < p.ports[0] || int(*n) > p.ports[1]:
+			return fmt.Errorf("provided port is not in the valid range. The range of valid ports is %d-%d", p.ports[0], p.ports[1])
+		case !p.free(*n):
+			return errors.New("provided port is already allocated")
+		}
+		p.take(*n)
+		return nil
+	}
+	size := p.ports[1] - p.ports[0] + 1
+	start := rand.N(size)
+	for i := range size {
+		if c := int32(p.ports[0] + (start+i)%size); p.free(c) {
+			*n = c
+			p.take(c)
+			return nil
+		}
+	}
+	return errors.New("failed to allocate a nodePort: range is full")
+}
