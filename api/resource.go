@@ -39,6 +39,9 @@ type Resource struct {
 	NewList func() runtime.Object
 	// Versions lists the further served versions, if any.
 	Versions []Version
+	// Schema is a custom resource's OpenAPI v3 schema at a served version, as
+	// JSON. It is nil for built-in kinds, whose Go types say it.
+	Schema func(version string) []byte
 
 	// Default fills unset fields of a decoded object as the published API
 	// documents. It must be idempotent.

@@ -1,0 +1,343 @@
+package openapi
+
+import (
+	"bytes"
+	"compress/gzip"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"proa/api"
+)
+
+// Documents are the descriptions of what a registry serves. Safe for
+// concurrent use.
+type Documents struct {
+	reg *api.Registry
+	mu  sync.Mutex
+	// made holds finished documents by key ("v2", "v3/apps/v1"), each for as
+	// long as its hash is the registry's.
+	made map[string]Document
+}
+
+// Document is one document: JSON, compressed by gzip. Hash changes when and
+// only when the content does.
+type Document struct {
+	Gzip []byte
+	Hash string
+}
+
+// New describes the registry, now and as it changes.
+func New(reg *api.Registry) *Documents {
+	return &Documents{reg: reg, made: map[string]Document{}}
+}
+
+// V3 is the document of one group version; ok is false where it is not served.
+func (d *Documents) V3(gv schema.GroupVersion) (doc Document, ok bool, err error) {
+	served, ok := d.reg.Groups()[gv]
+	if !ok {
+		return Document{}, false, nil
+	}
+	doc, err = d.get("v3/"+gv.String(), hashOf(gv, served), func(w io.Writer) error { return d.writeV3(w, gv, served) })
+	return doc, true, err
+}
+
+// V2 is the swagger document of everything.
+func (d *Documents) V2() (Document, error) {
+	groups := d.reg.Groups()
+	return d.get("v2", hashAll(groups), func(w io.Writer) error { return d.writeV2(w, groups) })
+}
+
+// get returns the kept document if it is the right one, or makes it. One is
+// made at a time: they cost memory while in the making.
+func (d *Documents) get(key, hash string, write func(io.Writer) error) (Document, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if doc, ok := d.made[key]; ok && doc.Hash == hash {
+		return doc, nil
+	}
+	var buf bytes.Buffer
+	z := gzip.NewWriter(&buf)
+	if err := write(z); err != nil {
+		return Document{}, err
+	}
+	if err := z.Close(); err != nil {
+		return Document{}, err
+	}
+	doc := Document{Gzip: bytes.Clone(buf.Bytes()), Hash: hash}
+	d.made[key] = doc
+	return doc, nil
+}
+
+// Index is the list of v3 documents by path ("apis/apps/v1"), each with the
+// address that names its hash, as JSON.
+func (d *Documents) Index() ([]byte, error) {
+	type entry struct {
+		URL string `json:"serverRelativeURL"`
+	}
+	paths := map[string]entry{}
+	for gv, served := range d.reg.Groups() {
+		paths[strings.TrimPrefix(prefix(gv), "/")] = entry{address(gv, hashOf(gv, served))}
+	}
+	return json.Marshal(map[string]any{"paths": paths})
+}
+
+// address is where a document is found, under a name that is good for ever.
+func address(gv schema.GroupVersion, hash string) string {
+	return "/openapi/v3" + prefix(gv) + "?hash=" + hash
+}
+
+// hashOf identifies the document of a group version by all that it is made of,
+// so that nothing need be made to know it.
+func hashOf(gv schema.GroupVersion, served []api.Served) string {
+	h := sha256.New()
+	base := packedHash()
+	h.Write(base[:])
+	fmt.Fprintf(h, "%d %s\n", format, gv)
+	for _, s := range served {
+		fmt.Fprintf(h, "%s %s %v %v\n", s.Plural, s.GVK(), s.Namespaced, s.Verbs)
+		for _, sub := range s.Subresources {
+			fmt.Fprintf(h, "/%s %s %v\n", sub.Name, sub.Kind, sub.Verbs)
+		}
+		if s.Schema != nil {
+			h.Write(s.Schema(gv.Version))
+		}
+	}
+	return strings.ToUpper(hex.EncodeToString(h.Sum(nil)))
+}
+
+// format goes up when the way that documents are written changes.
+const format = 1
+
+func hashAll(groups map[schema.GroupVersion][]api.Served) string {
+	h := sha256.New()
+	for _, gv := range slices.SortedFunc(maps.Keys(groups), compareVersions) {
+		io.WriteString(h, hashOf(gv, groups[gv]))
+	}
+	return strings.ToUpper(hex.EncodeToString(h.Sum(nil)))
+}
+
+var info = dict{"title": "Kubernetes", "version": "unversioned"}
+
+func (d *Documents) writeV3(w io.Writer, gv schema.GroupVersion, served []api.Served) error {
+	defs, err := withCustom(map[schema.GroupVersion][]api.Served{gv: served})
+	if err != nil {
+		return err
+	}
+	ops := operations(gv, served)
+	r := &renderer{defs: defs, seen: map[string]map[string]parameter{}}
+	paths, err := r.paths(gv, ops)
+	if err != nil {
+		return err
+	}
+	head, err := json.Marshal(dict{"openapi": "3.0.0", "info": info, "paths": paths})
+	if err != nil {
+		return err
+	}
+	w.Write(head[:len(head)-1])
+	io.WriteString(w, `,"components":{"securitySchemes":`+bearer+`,"schemas":{`)
+	of := kinds(d.reg)
+	for i, name := range Reachable(roots(ops), func(n string) string { return defs[n].v3 }) {
+		text, err := withKinds(defs[name].v3, of[name])
+		if err != nil {
+			return fmt.Errorf("openapi: definition %s: %w", name, err)
+		}
+		fmt.Fprintf(w, "%s%q:%s", comma(i), name, text)
+	}
+	_, err = io.WriteString(w, "}}}")
+	return err
+}
+
+const bearer = `{"BearerToken":{"type":"apiKey","name":"authorization","in":"header","description":"Bearer Token authentication"}}`
+
+func comma(i int) string {
+	if i == 0 {
+		return ""
+	}
+	return ","
+}
+
+// roots are the definitions that operations name.
+func roots(ops []operation) []string {
+	var out []string
+	for _, o := range ops {
+		for _, name := range []string{o.body, o.result} {
+			if name != "" {
+				out = append(out, name)
+			}
+		}
+	}
+	return out
+}
+
+// withKinds adds to a schema the kinds that it is the schema of.
+func withKinds(text string, gvks []schema.GroupVersionKind) (string, error) {
+	if text == "" {
+		return "", fmt.Errorf("is missing: run go generate ./api/openapi")
+	}
+	if len(gvks) == 0 {
+		return text, nil
+	}
+	list := make([]dict, 0, len(gvks))
+	for _, gvk := range gvks {
+		list = append(list, kindOf(gvk))
+	}
+	data, err := json.Marshal(list)
+	return strings.TrimSuffix(text, "}") + `,"x-kubernetes-group-version-kind":` + string(data) + "}", err
+}
+
+func (d *Documents) writeV2(w io.Writer, groups map[schema.GroupVersion][]api.Served) error {
+	defs, err := withCustom(groups)
+	if err != nil {
+		return err
+	}
+	r := &renderer{old: true, defs: defs, seen: map[string]map[string]parameter{}}
+	paths, names := map[string]dict{}, []string{}
+	for _, gv := range slices.SortedFunc(maps.Keys(groups), compareVersions) {
+		ops := operations(gv, groups[gv])
+		more, err := r.paths(gv, ops)
+		if err != nil {
+			return err
+		}
+		maps.Copy(paths, more)
+		names = append(names, roots(ops)...)
+	}
+	head, err := json.Marshal(dict{"swagger": "2.0", "info": info, "paths": paths, "security": []dict{{"BearerToken": []string{}}}})
+	if err != nil {
+		return err
+	}
+	w.Write(head[:len(head)-1])
+	io.WriteString(w, `,"securityDefinitions":`+bearer+`,"definitions":{`)
+	of := kinds(d.reg)
+	for i, name := range Reachable(names, func(n string) string { return defs[n].v3 }) {
+		text, err := toV2(defs[name])
+		if err == nil {
+			text, err = withKinds(text, of[name])
+		}
+		if err != nil {
+			return fmt.Errorf("openapi: definition %s: %w", name, err)
+		}
+		fmt.Fprintf(w, "%s%q:%s", comma(i), name, text)
+	}
+	_, err = io.WriteString(w, "}}")
+	return err
+}
+
+// toV2 turns a v3 schema into what v2 can say: references stand alone, and
+// there are neither defaults nor nullable values nor alternatives.
+func toV2(def definition) (string, error) {
+	if def.v2 != "" {
+		return def.v2, nil
+	}
+	var tree any
+	if err := json.Unmarshal([]byte(def.v3), &tree); err != nil {
+		return "", err
+	}
+	data, err := json.Marshal(lower(tree))
+	return string(data), err
+}
+
+func lower(node any) any {
+	switch v := node.(type) {
+	case []any:
+		for i := range v {
+			v[i] = lower(v[i])
+		}
+	case dict:
+		lowerSchema(v)
+		for key, child := range v {
+			if props, ok := child.(dict); ok && key == "properties" {
+				for name, p := range props { // a property may be named as a keyword is
+					props[name] = lower(p)
+				}
+				continue
+			}
+			v[key] = lower(child)
+		}
+	}
+	return node
+}
+
+func lowerSchema(v dict) {
+	for _, word := range []string{"default", "nullable", "oneOf", "anyOf", "not"} {
+		delete(v, word)
+	}
+	if all, ok := v["allOf"].([]any); ok && len(all) == 1 {
+		if one, ok := all[0].(dict); ok && one["$ref"] != nil {
+			delete(v, "allOf")
+			v["$ref"] = one["$ref"]
+		}
+	}
+	if ref, ok := v["$ref"].(string); ok {
+		v["$ref"] = strings.Replace(ref, "#/components/schemas/", "#/definitions/", 1)
+	}
+}
+
+// withCustom are the built-in definitions and those of custom resources.
+func withCustom(groups map[schema.GroupVersion][]api.Served) (map[string]definition, error) {
+	defs, err := unpack()
+	if err != nil {
+		return nil, err
+	}
+	for gv, served := range groups {
+		for _, s := range served {
+			if s.Schema == nil {
+				continue
+			}
+			own, err := customSchema(s.Schema(gv.Version))
+			if err != nil {
+				return nil, fmt.Errorf("openapi: schema of %s: %w", s.GVK(), err)
+			}
+			defs[nameOf(s)] = definition{v3: own}
+			defs[listNameOf(s)] = definition{v3: customList(s)}
+		}
+	}
+	return defs, nil
+}
+
+const metaSchemas = "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1."
+
+// customSchema is the schema of a CustomResourceDefinition with what every
+// object has.
+func customSchema(own []byte) (string, error) {
+	tree := dict{"type": "object"}
+	if len(own) > 0 {
+		if err := json.Unmarshal(own, &tree); err != nil {
+			return "", err
+		}
+	}
+	props, _ := tree["properties"].(dict)
+	if props == nil {
+		props = dict{}
+	}
+	maps.Copy(props, typeMeta)
+	props["metadata"] = dict{"allOf": []dict{{"$ref": metaSchemas + "ObjectMeta"}},
+		"description": "Standard object's metadata. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#metadata"}
+	tree["properties"] = props
+	data, err := json.Marshal(tree)
+	return string(data), err
+}
+
+var typeMeta = dict{
+	"apiVersion": dict{"type": "string", "description": "APIVersion defines the versioned schema of this representation of an object. Servers should convert recognized schemas to the latest internal value, and may reject unrecognized values. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources"},
+	"kind":       dict{"type": "string", "description": "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds"},
+}
+
+func customList(s api.Served) string {
+	props := dict{
+		"items":    dict{"type": "array", "items": dict{"$ref": "#/components/schemas/" + nameOf(s)}, "description": "List of " + s.Plural + "."},
+		"metadata": dict{"allOf": []dict{{"$ref": metaSchemas + "ListMeta"}}, "description": "Standard list metadata."},
+	}
+	maps.Copy(props, typeMeta)
+	data, _ := json.Marshal(dict{"type": "object", "required": []string{"items"}, "properties": props,
+		"description": s.GVK().Kind + "List is a list of " + s.GVK().Kind}) // cannot fail: strings and maps
+	return string(data)
+}
