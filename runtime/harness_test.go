@@ -319,3 +319,14 @@ func (w *world) output(id string, cmd ...string) string {
 }
 
 func alive(pid int) bool { return unix.Kill(pid, 0) == nil }
+
+// terminalSize is that of a process's standard input.
+func (w *world) terminalSize(pid int) string {
+	w.t.Helper()
+	f, err := os.OpenFile(fmt.Sprintf("/proc/%d/fd/0", pid), os.O_RDONLY|unix.O_NOCTTY, 0)
+	must(w.t, err)
+	defer f.Close()
+	ws, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	must(w.t, err)
+	return fmt.Sprintf("%dx%d", ws.Col, ws.Row)
+}

@@ -35,7 +35,7 @@ var commands = map[string]func(args []string) error{
 	"printn": func(a []string) error { fmt.Print(strings.Join(a, " ")); return nil },
 	"stderr": func(a []string) error { fmt.Fprintln(os.Stderr, strings.Join(a, " ")); return nil },
 	"exit":   func(a []string) error { os.Exit(atoi(a[0])); return nil },
-	"sleep":  func([]string) error { select {} },
+	"sleep":  func([]string) error { time.Sleep(1 << 62); return nil },
 	"cat":    func([]string) error { _, err := io.Copy(os.Stdout, os.Stdin); return err },
 	"env":    func([]string) error { fmt.Println(strings.Join(os.Environ(), "\n")); return nil },
 	"id":     id,
@@ -210,5 +210,6 @@ func fork(a []string) error {
 		}
 	}
 	fmt.Println("forked")
-	select {}
+	time.Sleep(1 << 62)
+	return nil
 }
