@@ -189,7 +189,7 @@ func (s *syncer) apply(view client.View, keys map[client.Key]bool) error {
 		s.state.replace(key.String(), compile(view, s.cfg, s.layout, key), ch)
 	}
 	ch.settle(s.state)
-	ch.write(b)
+	ch.write(b, s.cfg)
 	if fresh {
 		if err := s.keepClients(b); err != nil {
 			return err
@@ -198,9 +198,8 @@ func (s *syncer) apply(view client.View, keys map[client.Key]bool) error {
 	if err := s.conn.Apply(b); err != nil {
 		return err
 	}
-	ch.trim()
-	for _, name := range ch.DelChains {
-		s.layout.forget(name)
+	for _, group := range ch.forgotten {
+		s.layout.forget(group)
 	}
 	for _, text := range ch.contention {
 		s.cfg.Log.Warn("two services want the same address and port", "detail", text)

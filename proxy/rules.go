@@ -26,12 +26,16 @@ const (
 	setNodePorts         = "nodeports"          // protocol . port → chain
 	setUnserved          = "unserved"           // address . protocol . port → reject or drop
 	setUnservedNodePorts = "unserved-nodeports" // protocol . port → reject or drop
-	setSources           = "sources"            // address . protocol . port → chain of allowed sources
-	setClusterIPs        = "cluster-ips"        // every cluster IP
-	setEndpoints         = "endpoints"          // group . index → address . port
-	setServing           = "serving"            // group . address . port, of groups with affinity
-	setClients           = "clients"            // group . client → address . port, for a time
-	setHairpin           = "hairpin"            // address . itself, of endpoints on this node
+	setGroups            = "groups"             // address . protocol . port → group of endpoints
+	setNodePortGroups    = "nodeport-groups"    // protocol . port → group of endpoints
+	setLocal             = "local"              // as groups, of those on this node
+	setNodePortLocal     = "nodeport-local"
+	setSources           = "sources"     // address . protocol . port → chain of allowed sources
+	setClusterIPs        = "cluster-ips" // every cluster IP
+	setEndpoints         = "endpoints"   // group . index → address . port
+	setServing           = "serving"     // group . address . port, of groups with affinity
+	setClients           = "clients"     // group . client → address . port, for a time
+	setHairpin           = "hairpin"     // address . itself, of endpoints on this node
 )
 
 // maxClients bounds the memory for session affinity.
@@ -46,6 +50,10 @@ func setsOf(f nft.Family) []nft.Set {
 		{Name: set(setNodePorts, f), Key: nodePort, Data: nft.Verdict},
 		{Name: set(setUnserved, f), Key: address, Data: nft.Verdict},
 		{Name: set(setUnservedNodePorts, f), Key: nodePort, Data: nft.Verdict},
+		{Name: set(setGroups, f), Key: address, Data: nft.Mark},
+		{Name: set(setNodePortGroups, f), Key: nodePort, Data: nft.Mark},
+		{Name: set(setLocal, f), Key: address, Data: nft.Mark},
+		{Name: set(setNodePortLocal, f), Key: nodePort, Data: nft.Mark},
 		{Name: set(setSources, f), Key: address, Data: nft.Verdict},
 		{Name: set(setClusterIPs, f), Key: addr},
 		{Name: set(setEndpoints, f), Key: nft.Concat(nft.Mark, nft.Integer), Data: target},
@@ -53,10 +61,6 @@ func setsOf(f nft.Family) []nft.Set {
 		{Name: set(setClients, f), Key: nft.Concat(nft.Mark, addr), Data: target, Timeout: true, Dynamic: true, Size: maxClients},
 		{Name: set(setHairpin, f), Key: nft.Concat(addr, addr)},
 	}
-}
-
-func affinity(f nft.Family) nft.Affinity {
-	return nft.Affinity{Clients: set(setClients, f), Valid: set(setServing, f), Endpoints: set(setEndpoints, f)}
 }
 
 var families = []nft.Family{nft.V4, nft.V6}
@@ -149,12 +153,6 @@ type Chain struct {
 	Name  string
 	Hook  *nft.Hook
 	Rules []nft.Rule
-	// Text is the rules as text, by which chains are compared.
-	Text string
-}
-
-func chain(name string, rules ...nft.Rule) Chain {
-	return Chain{Name: name, Rules: rules, Text: text(rules)}
 }
 
 func text(rules []nft.Rule) string {
@@ -222,22 +220,24 @@ type Target struct {
 // Block is all that one Service needs.
 type Block struct {
 	Service   string // namespace/name
-	Chains    []Chain
+	Chains    []behaviour
 	Elements  []Element
 	Targets   []Target
 	Frontends []netip.AddrPort // UDP addresses that are served, for stale flows
+	groups    []string         // names of its groups in the Layout
 }
 
 // Rules is the whole table.
 type Rules struct {
 	Skeleton []Chain
+	Chains   []Chain // those that the blocks' elements lead to
 	Blocks   []*Block
 }
 
 // String renders the rules for people and for tests.
 func (r Rules) String() string {
 	var b strings.Builder
-	for _, c := range r.Skeleton {
+	for _, c := range slices.Concat(r.Skeleton, r.Chains) {
 		b.WriteString(c.String())
 	}
 	for _, block := range r.Blocks {
@@ -249,9 +249,6 @@ func (r Rules) String() string {
 func (b *Block) String() string {
 	var out strings.Builder
 	fmt.Fprintf(&out, "# %s\n", b.Service)
-	for _, c := range b.Chains {
-		out.WriteString(c.String())
-	}
 	for _, e := range slices.SortedFunc(slices.Values(b.Elements), Element.compare) {
 		fmt.Fprintf(&out, "%s\n", e)
 	}

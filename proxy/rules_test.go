@@ -16,6 +16,7 @@ import (
 
 	"proa/client"
 	"proa/client/clienttest"
+	"proa/internal/nft"
 )
 
 var rewrite = flag.Bool("rewrite", false, "write the golden files anew")
@@ -214,11 +215,12 @@ func TestContendersTakeOver(t *testing.T) {
 	if len(ch.contention) != 1 {
 		t.Errorf("contention: %q", ch.contention)
 	}
-	if got := ch.String(); !strings.Contains(got, "192.168.7.2 . tcp . 80 : goto external/default/one/tcp/80") || strings.Contains(got, "goto external/default/two") {
+	if got := ch.String(); !strings.Contains(got, "192.168.7.2 . tcp . 80 : goto outside-ip/address/1") || strings.Count(got, "192.168.7.2") != 2 {
 		t.Errorf("the first should have the address:\n%s", got)
 	}
 	ch = st.apply(clienttest.World(two, slices2), layout, "one")
-	if got := ch.String(); !strings.Contains(got, "+ services-ip { 192.168.7.2 . tcp . 80 : goto external/default/two/tcp/80 }") {
+	group := nft.Mark.Format(nft.KeyBytes(nft.NumberBytes(layout.group("cluster/default/two/tcp/80/ip"))))
+	if got := ch.String(); !strings.Contains(got, "+ groups-ip { 192.168.7.2 . tcp . 80 : "+group+" }") {
 		t.Errorf("the second should take over:\n%s", got)
 	}
 }

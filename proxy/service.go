@@ -3,6 +3,7 @@ package proxy
 import (
 	"fmt"
 	"iter"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -22,11 +23,17 @@ const labelServiceProxyName = "service.kubernetes.io/service-proxy-name"
 // Desired is what the table should hold for the world that the view shows.
 func Desired(v client.View, cfg Config) Rules {
 	out := Rules{Skeleton: skeleton(cfg)}
-	layout := NewLayout()
+	layout, chains := NewLayout(), map[string]behaviour{}
 	for svc := range client.List[corev1.Service](v, "") {
 		if b := compile(v, cfg, layout, client.KeyOf(svc)); b != nil {
 			out.Blocks = append(out.Blocks, b)
+			for _, c := range b.Chains {
+				chains[c.name()] = c
+			}
 		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(chains)) {
+		out.Chains = append(out.Chains, chains[name].chain(cfg))
 	}
 	return out
 }
@@ -105,39 +112,36 @@ type port struct {
 	f         nft.Family
 	proto     uint8
 	number    uint16
-	name      string // the end of the names of its chains
+	name      string // the end of the names of its groups
 	clusterIP netip.Addr
-	cluster   []endpoint // where traffic may go in the whole cluster,
-	local     []endpoint // and on this node
+	cluster   group // where traffic may go in the whole cluster,
+	local     group // and on this node
 }
+
+// group is endpoints of which one is picked.
+type group struct {
+	id   uint32
+	size int
+}
+
+func (g group) slots() int { return slots(g.size) }
 
 func (c *compiler) port(f nft.Family, sp corev1.ServicePort, clusterIP netip.Addr) {
-	name := fmt.Sprintf("%s/%s/%d", c.block.Service, strings.ToLower(string(sp.Protocol)), sp.Port)
-	if f == nft.V6 {
-		name += "/ip6"
-	}
-	all := endpointsOf(c.slices, sp, f, c.cfg.NodeName)
-	p := &port{compiler: c, f: f, proto: protocols[sp.Protocol], number: uint16(sp.Port), name: name, clusterIP: clusterIP,
-		cluster: choose(all, anywhere), local: choose(all, onThisNode)}
+	p := &port{compiler: c, f: f, proto: protocols[sp.Protocol], number: uint16(sp.Port), clusterIP: clusterIP}
+	p.name = fmt.Sprintf("%s/%s/%d/%s", c.block.Service, strings.ToLower(string(sp.Protocol)), sp.Port, f)
 	external := slices.Concat(addresses(c.svc.Spec.ExternalIPs, f), loadBalancer(c.svc, f))
-	usesCluster, usesLocal := p.uses(len(external) > 0 || sp.NodePort != 0)
-	if usesCluster {
-		p.group("cluster", p.cluster, p.offCluster()...)
-	}
-	if usesLocal {
-		p.group("local", p.local)
-	}
+	isExternal := len(external) > 0 || sp.NodePort != 0
+	all := endpointsOf(c.slices, sp, f, c.cfg.NodeName)
+	p.cluster = p.group("cluster", choose(all, anywhere), !p.internalLocal() || isExternal)
+	p.local = p.group("local", choose(all, onThisNode), p.internalLocal() || (isExternal && p.externalLocal()))
 	p.inside()
-	if len(external) > 0 || sp.NodePort != 0 {
-		p.outside(external, uint16(sp.NodePort))
+	for _, a := range external {
+		p.outside(byAddress, p.address(a))
+	}
+	if sp.NodePort != 0 {
+		p.outside(byNodePort, nft.KeyBytes([]byte{p.proto}, nft.PortBytes(uint16(sp.NodePort))))
 	}
 	p.sources(loadBalancer(c.svc, f))
-}
-
-func (p *port) uses(external bool) (cluster, local bool) {
-	cluster = !p.internalLocal() || external
-	local = p.internalLocal() || (external && p.externalLocal())
-	return cluster, local
 }
 
 func (c *compiler) internalLocal() bool {
@@ -149,19 +153,18 @@ func (c *compiler) externalLocal() bool {
 	return c.svc.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 }
 
-// group makes the chain that picks one of the endpoints, and their elements.
-func (p *port) group(kind string, endpoints []endpoint, first ...nft.Rule) {
+// group makes the elements of a group of endpoints, if it is used.
+func (p *port) group(kind string, endpoints []endpoint, used bool) group {
 	name := kind + "/" + p.name
-	if len(endpoints) == 0 {
+	if len(endpoints) == 0 || !used {
 		p.layout.forget(name)
-		return
+		return group{size: len(endpoints)}
 	}
 	id := p.layout.group(name)
-	timeout := p.affinityTimeout()
 	for i, addr := range p.layout.arrange(id, addrsOf(endpoints)) {
 		target := nft.KeyBytes(nft.AddrBytes(addr.Addr()), nft.PortBytes(addr.Port()))
 		p.add(setEndpoints, nft.Element{Key: nft.KeyBytes(nft.NumberBytes(id), nft.NumberBytes(uint32(i))), Data: target})
-		if timeout > 0 {
+		if p.affinityTimeout() > 0 {
 			p.add(setServing, nft.Element{Key: nft.KeyBytes(nft.NumberBytes(id)) + target})
 		}
 	}
@@ -171,7 +174,8 @@ func (p *port) group(kind string, endpoints []endpoint, first ...nft.Rule) {
 			p.add(setHairpin, nft.Element{Key: nft.KeyBytes(addr, addr)})
 		}
 	}
-	p.block.Chains = append(p.block.Chains, chain(name, append(first, p.pick(id, len(endpoints), timeout)...)...))
+	p.block.groups = append(p.block.groups, name)
+	return group{id, len(endpoints)}
 }
 
 func addrsOf(endpoints []endpoint) []netip.AddrPort {
@@ -180,14 +184,6 @@ func addrsOf(endpoints []endpoint) []netip.AddrPort {
 		out[i] = e.addr
 	}
 	return out
-}
-
-func (p *port) pick(id uint32, n int, timeout time.Duration) []nft.Rule {
-	if timeout > 0 {
-		a := affinity(p.f)
-		return []nft.Rule{{a.DNATAgain(p.f, id, timeout)}, {a.DNATFirst(p.f, id, n, timeout)}}
-	}
-	return []nft.Rule{{nft.DNAT(p.f, set(setEndpoints, p.f), nft.Number(id), nft.Random(n))}}
 }
 
 // affinityTimeout is how long a client sticks to an endpoint; 0 is not at all.
@@ -202,54 +198,69 @@ func (c *compiler) affinityTimeout() time.Duration {
 	return time.Duration(*cfg.ClientIP.TimeoutSeconds) * time.Second
 }
 
-// offCluster: who is no pod and uses the cluster IP gets the node's address as
-// source, so that answers come back this way.
-func (p *port) offCluster() []nft.Rule {
-	cidr := p.cfg.ClusterCIDR
-	if !cidr.IsValid() || nft.FamilyOf(cidr.Addr()) != p.f {
-		return nil
-	}
-	return []nft.Rule{{nft.To(netip.PrefixFrom(p.clusterIP, p.clusterIP.BitLen())), nft.NotFrom(cidr), nft.SetMark(masqueradeBit)}}
-}
-
 // inside serves the cluster IP.
 func (p *port) inside() {
+	key := p.address(p.clusterIP)
 	p.add(setClusterIPs, nft.Element{Key: nft.KeyBytes(nft.AddrBytes(p.clusterIP))})
 	switch {
-	case !p.internalLocal() && len(p.cluster) > 0:
-		p.serve(p.clusterIP, "cluster/"+p.name)
-	case p.internalLocal() && len(p.local) > 0:
-		p.serve(p.clusterIP, "local/"+p.name)
-	case len(p.cluster) > 0:
-		p.refuse(p.clusterIP, "drop")
+	case !p.internalLocal() && p.cluster.size > 0:
+		p.serve(behaviour{kind: inside, by: byAddress, slots: p.cluster.slots()}, key)
+		p.lead(setGroups, key, p.cluster)
+	case p.internalLocal() && p.local.size > 0:
+		p.serve(behaviour{kind: pick, by: byAddress, slots: p.local.slots()}, key)
+		p.lead(setGroups, key, p.local)
+	case p.cluster.size > 0:
+		p.add(setUnserved, nft.Element{Key: key, Goto: "drop"})
 	default:
-		p.refuse(p.clusterIP, "reject")
+		p.add(setUnserved, nft.Element{Key: key, Goto: "reject"})
 	}
 }
 
-// outside serves external addresses and the node port.
-func (p *port) outside(addrs []netip.Addr, nodePort uint16) {
-	if len(p.cluster) > 0 {
-		p.block.Chains = append(p.block.Chains, chain("external/"+p.name, p.externalRules()...))
-	}
-	for _, a := range addrs {
-		if len(p.cluster) > 0 {
-			p.serve(a, "external/"+p.name)
+// outside serves an external address or the node port.
+func (p *port) outside(by entry, key string) {
+	if p.cluster.size > 0 {
+		b := behaviour{kind: outside, by: by, slots: p.cluster.slots()}
+		p.lead(groupSets[by][pick], key, p.cluster)
+		if p.externalLocal() {
+			b.kind, b.local = outsideLocal, p.local.slots()
 		}
-		if verdict := p.refusal(); verdict != "" {
-			p.refuse(a, verdict)
+		if b.local > 0 {
+			p.lead(groupSets[by][pickLocal], key, p.local)
 		}
-	}
-	if nodePort == 0 {
-		return
-	}
-	key := nft.KeyBytes([]byte{p.proto}, nft.PortBytes(nodePort))
-	if len(p.cluster) > 0 {
-		p.add(setNodePorts, nft.Element{Key: key, Goto: "external/" + p.name})
+		p.serve(b, key)
 	}
 	if verdict := p.refusal(); verdict != "" {
-		p.add(setUnservedNodePorts, nft.Element{Key: key, Goto: verdict})
+		p.add(unservedSets[by], nft.Element{Key: key, Goto: verdict})
 	}
+}
+
+var (
+	entrySets    = map[entry]string{byAddress: setServices, byNodePort: setNodePorts}
+	unservedSets = map[entry]string{byAddress: setUnserved, byNodePort: setUnservedNodePorts}
+)
+
+// serve sends what comes at key to a chain.
+func (p *port) serve(b behaviour, key string) {
+	b.family, b.sticky = p.f, p.affinityTimeout()
+	p.uses(b)
+	p.add(entrySets[b.by], nft.Element{Key: key, Goto: b.name()})
+	if p.proto == udp && b.by == byAddress {
+		addr, _ := netip.AddrFromSlice([]byte(key[:p.f.AddrType().Size()]))
+		p.block.Frontends = append(p.block.Frontends, netip.AddrPortFrom(addr, p.number))
+	}
+}
+
+func (p *port) uses(b behaviour) {
+	for _, c := range append(b.needs(), b) {
+		if !slices.Contains(p.block.Chains, c) {
+			p.block.Chains = append(p.block.Chains, c)
+		}
+	}
+}
+
+// lead makes the chain that serves key pick from the group.
+func (p *port) lead(set, key string, g group) {
+	p.add(set, nft.Element{Key: key, Data: nft.KeyBytes(nft.NumberBytes(g.id))})
 }
 
 // refusal tells what becomes of traffic from outside that nobody takes: with
@@ -257,75 +268,41 @@ func (p *port) outside(addrs []netip.Addr, nodePort uint16) {
 // balancer tries there.
 func (p *port) refusal() string {
 	switch {
-	case len(p.cluster) == 0:
+	case p.cluster.size == 0:
 		return "reject"
-	case p.externalLocal() && len(p.local) == 0:
+	case p.externalLocal() && p.local.size == 0:
 		return "drop"
 	}
 	return ""
 }
 
-// externalRules: policy Cluster may send it to another node, so answers must
-// come back through this one. Policy Local keeps the source and the traffic on
-// this node, but pods and the node itself reach every endpoint.
-func (p *port) externalRules() []nft.Rule {
-	toCluster := nft.Goto("cluster/" + p.name)
-	if !p.externalLocal() {
-		return []nft.Rule{{nft.SetMark(masqueradeBit), toCluster}}
-	}
-	var rules []nft.Rule
-	if cidr := p.cfg.ClusterCIDR; cidr.IsValid() && nft.FamilyOf(cidr.Addr()) == p.f {
-		rules = append(rules, nft.Rule{nft.From(cidr), toCluster})
-	}
-	rules = append(rules, nft.Rule{nft.FromLocal(), nft.SetMark(masqueradeBit), toCluster})
-	if len(p.local) > 0 {
-		rules = append(rules, nft.Rule{nft.Goto("local/" + p.name)})
-	}
-	return rules
-}
-
 // sources lets only the allowed ranges reach the load balancer's addresses.
 func (p *port) sources(addrs []netip.Addr) {
-	ranges, ok := p.ranges()
-	if !ok || len(addrs) == 0 {
+	ranges, limited := p.ranges()
+	if !limited || len(addrs) == 0 {
 		return
 	}
-	var rules []nft.Rule
-	for _, r := range ranges {
-		rules = append(rules, nft.Rule{nft.From(r), nft.Return()})
-		if slices.ContainsFunc(p.cfg.NodeIPs, r.Contains) {
-			// The node's own connections may carry the balancer's address.
-			rules = append(rules, nft.Rule{nft.FromLocal(), nft.Return()})
-		}
-	}
-	p.block.Chains = append(p.block.Chains, chain("sources/"+p.name, append(rules, nft.Rule{nft.Drop()})...))
+	b := behaviour{kind: sources, family: p.f, ranges: ranges}
+	p.uses(b)
 	for _, a := range addrs {
-		p.add(setSources, nft.Element{Key: p.address(a), Goto: "sources/" + p.name})
+		p.add(setSources, nft.Element{Key: p.address(a), Goto: b.name()})
 	}
 }
 
-// ranges are loadBalancerSourceRanges of the family; ok is false if there is no
-// limit.
-func (p *port) ranges() (out []netip.Prefix, ok bool) {
+// ranges are loadBalancerSourceRanges of the family.
+func (p *port) ranges() (list string, limited bool) {
+	var out []string
 	for _, s := range p.svc.Spec.LoadBalancerSourceRanges {
 		r, err := netip.ParsePrefix(strings.TrimSpace(s))
-		if err == nil && nft.FamilyOf(r.Addr()) == p.f {
-			out = append(out, r)
+		if err != nil || nft.FamilyOf(r.Addr()) != p.f {
+			continue
 		}
+		if r.Bits() == 0 {
+			return "", false
+		}
+		out = append(out, r.Masked().String())
 	}
-	unlimited := slices.ContainsFunc(out, func(r netip.Prefix) bool { return r.Bits() == 0 })
-	return out, len(p.svc.Spec.LoadBalancerSourceRanges) > 0 && !unlimited
-}
-
-func (p *port) serve(a netip.Addr, chain string) {
-	p.add(setServices, nft.Element{Key: p.address(a), Goto: chain})
-	if p.proto == udp {
-		p.block.Frontends = append(p.block.Frontends, netip.AddrPortFrom(a, p.number))
-	}
-}
-
-func (p *port) refuse(a netip.Addr, verdict string) {
-	p.add(setUnserved, nft.Element{Key: p.address(a), Goto: verdict})
+	return strings.Join(out, ","), len(p.svc.Spec.LoadBalancerSourceRanges) > 0
 }
 
 func (p *port) address(a netip.Addr) string {

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -13,10 +14,11 @@ import (
 type state struct {
 	blocks map[string]*Block
 	held   map[elementKey]*holding
+	chains map[behaviour]int // how many blocks use each
 }
 
 func newState() *state {
-	return &state{blocks: map[string]*Block{}, held: map[elementKey]*holding{}}
+	return &state{blocks: map[string]*Block{}, held: map[elementKey]*holding{}, chains: map[behaviour]int{}}
 }
 
 type elementKey struct{ set, key string }
@@ -42,19 +44,20 @@ func (h *holding) inForce() *nft.Element {
 
 // Changes turns one state of the table into another, in one transaction.
 type Changes struct {
-	AddChains  []Chain // new ones
-	Rewrite    []Chain // those whose rules are replaced
-	DelChains  []string
-	Del, Add   []Element
+	AddChains, DelChains []behaviour
+	Del, Add             []Element
+
 	touched    map[elementKey]*nft.Element // what was in force before, nil if nothing
+	used       map[behaviour]bool          // whether a chain was there before
 	moved      map[netip.Addr]int          // by how much the number of targets at an address changed
+	forgotten  []string                    // groups that are no more
 	stale      staleFlows
 	contention []string
 }
 
 func newChanges() *Changes {
 	return &Changes{
-		touched: map[elementKey]*nft.Element{}, moved: map[netip.Addr]int{},
+		touched: map[elementKey]*nft.Element{}, used: map[behaviour]bool{}, moved: map[netip.Addr]int{},
 		stale: staleFlows{endpoints: map[netip.AddrPort]bool{}, frontends: map[netip.AddrPort]bool{}},
 	}
 }
@@ -71,46 +74,58 @@ func (s *state) replace(service string, next *Block, ch *Changes) {
 	} else {
 		next = &Block{}
 	}
-	ch.chains(old, next)
+	s.use(old.Chains, -1, ch)
+	s.use(next.Chains, 1, ch)
 	s.claims(service, old, next, ch)
 	ch.flows(old, next)
+	for _, g := range old.groups {
+		if !slices.Contains(next.groups, g) {
+			ch.forgotten = append(ch.forgotten, g)
+		}
+	}
 }
 
-func (ch *Changes) chains(old, next *Block) {
-	had := map[string]string{}
-	for _, c := range old.Chains {
-		had[c.Name] = c.Text
+func (s *state) use(chains []behaviour, by int, ch *Changes) {
+	for _, c := range chains {
+		if _, known := ch.used[c]; !known {
+			ch.used[c] = s.chains[c] > 0
+		}
+		if s.chains[c] += by; s.chains[c] == 0 {
+			delete(s.chains, c)
+		}
 	}
-	for _, c := range next.Chains {
-		was, known := had[c.Name]
-		delete(had, c.Name)
+}
+
+// claims changes what a Service asks for. An element whose data changes keeps
+// its place among the claims.
+func (s *state) claims(service string, old, next *Block, ch *Changes) {
+	had := make(map[elementKey]Element, len(old.Elements))
+	for _, e := range old.Elements {
+		had[elementKey{e.Set, e.Key}] = e
+	}
+	for _, e := range next.Elements {
+		k := elementKey{e.Set, e.Key}
+		was, known := had[k]
+		delete(had, k)
 		switch {
 		case !known:
-			ch.AddChains = append(ch.AddChains, c)
-		case was != c.Text:
-			ch.Rewrite = append(ch.Rewrite, c)
+			s.claim(service, e, ch)
+		case was != e:
+			s.amend(service, e, ch)
 		}
 	}
-	for name := range had {
-		ch.DelChains = append(ch.DelChains, name)
+	for _, e := range had {
+		s.release(service, e, ch)
 	}
 }
 
-func (s *state) claims(service string, old, next *Block, ch *Changes) {
-	want := make(map[Element]bool, len(next.Elements))
-	for _, e := range next.Elements {
-		want[e] = true
-	}
-	for _, e := range old.Elements {
-		if want[e] {
-			delete(want, e)
-			continue
-		}
-		s.release(service, e, ch)
-	}
-	for _, e := range next.Elements {
-		if want[e] {
-			s.claim(service, e, ch)
+func (s *state) amend(service string, e Element, ch *Changes) {
+	k := elementKey{e.Set, e.Key}
+	h := s.held[k]
+	ch.touch(k, h)
+	for i := range h.claims {
+		if h.claims[i].service == service {
+			h.claims[i].element = e.Element
 		}
 	}
 }
@@ -190,38 +205,40 @@ func (ch *Changes) settle(s *state) {
 			ch.Add = append(ch.Add, Element{k.set, *now})
 		}
 	}
-	clear(ch.touched)
+	for c, was := range ch.used {
+		switch is := s.chains[c] > 0; {
+		case is && !was:
+			ch.AddChains = append(ch.AddChains, c)
+		case was && !is:
+			ch.DelChains = append(ch.DelChains, c)
+		}
+	}
 	slices.SortFunc(ch.Del, Element.compare)
 	slices.SortFunc(ch.Add, Element.compare)
-	slices.Sort(ch.DelChains)
+	slices.SortFunc(ch.AddChains, byName)
+	slices.SortFunc(ch.DelChains, byName)
 }
 
-// Empty tells that the kernel needs to do nothing.
-func (ch *Changes) Empty() bool {
-	return len(ch.AddChains)+len(ch.Rewrite)+len(ch.DelChains)+len(ch.Del)+len(ch.Add) == 0
-}
+func byName(a, b behaviour) int { return cmp.Compare(a.name(), b.name()) }
 
 // write puts the changes into a transaction, in an order in which nothing
 // refers to what is not there.
-func (ch *Changes) write(b *nft.Batch) {
+func (ch *Changes) write(b *nft.Batch, cfg Config) {
 	for _, c := range ch.AddChains {
-		b.AddChain(c.Name, c.Hook)
+		b.AddChain(c.name(), nil)
 	}
-	for _, c := range ch.Rewrite {
-		b.FlushChain(c.Name)
-	}
-	for _, c := range slices.Concat(ch.AddChains, ch.Rewrite) {
-		for _, r := range c.Rules {
-			b.AddRule(c.Name, r)
+	for _, c := range ch.AddChains {
+		for _, r := range c.rules(cfg) {
+			b.AddRule(c.name(), r)
 		}
 	}
 	bySet(ch.Del, b.DelElements)
 	bySet(ch.Add, b.AddElements)
-	for _, name := range ch.DelChains {
-		b.FlushChain(name)
+	for _, c := range ch.DelChains {
+		b.FlushChain(c.name())
 	}
-	for _, name := range ch.DelChains {
-		b.DelChain(name)
+	for _, c := range ch.DelChains {
+		b.DelChain(c.name())
 	}
 }
 
@@ -245,10 +262,7 @@ func bySet(elems []Element, f func(set string, elems ...nft.Element)) {
 func (ch *Changes) String() string {
 	var b strings.Builder
 	for _, c := range ch.AddChains {
-		b.WriteString("+ " + c.String())
-	}
-	for _, c := range ch.Rewrite {
-		b.WriteString("= " + c.String())
+		fmt.Fprintf(&b, "+ chain %s\n", c.name())
 	}
 	for _, e := range ch.Del {
 		fmt.Fprintf(&b, "- %s { %s }\n", e.Set, types[e.Set].Key.Format(e.Key))
@@ -256,17 +270,8 @@ func (ch *Changes) String() string {
 	for _, e := range ch.Add {
 		fmt.Fprintf(&b, "+ %s\n", e)
 	}
-	for _, name := range ch.DelChains {
-		fmt.Fprintf(&b, "- chain %s\n", name)
+	for _, c := range ch.DelChains {
+		fmt.Fprintf(&b, "- chain %s\n", c.name())
 	}
 	return b.String()
-}
-
-// trim drops what is only needed to write a block, once it is written.
-func (ch *Changes) trim() {
-	for _, list := range [][]Chain{ch.AddChains, ch.Rewrite} {
-		for i := range list {
-			list[i].Rules = nil
-		}
-	}
 }

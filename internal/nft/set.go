@@ -25,6 +25,9 @@ var (
 	Verdict     = Type{0xffffff00, 16}
 )
 
+// Size is the type's length in bytes.
+func (t Type) Size() int { return int(t.size) }
+
 // Concat joins types to one; every part takes whole 32-bit words.
 func Concat(parts ...Type) Type {
 	var t Type

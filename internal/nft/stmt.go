@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
-	"time"
 
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
@@ -115,20 +114,6 @@ var L4Proto = Field{"meta l4proto", 1, func(r int) expr.Any {
 	return &expr.Meta{Key: expr.MetaKeyL4PROTO, Register: reg(r)}
 }}
 
-// Number is a constant.
-func Number(n uint32) Field {
-	return Field{fmt.Sprintf("%#08x", n), 1, func(r int) expr.Any {
-		return &expr.Immediate{Register: reg(r), Data: NumberBytes(n)}
-	}}
-}
-
-// Random is a number from 0 to n-1, drawn anew for each packet.
-func Random(n int) Field {
-	return Field{fmt.Sprintf("numgen random mod %d", n), 1, func(r int) expr.Any {
-		return &expr.Numgen{Register: reg(r), Modulus: uint32(n), Type: unix.NFT_NG_RANDOM}
-	}}
-}
-
 // key loads fields into registers from r on.
 func key(r int, fields ...Field) (string, []expr.Any) {
 	var texts []string
@@ -163,15 +148,16 @@ func Vmap(set string, fields ...Field) Stmt {
 	})}
 }
 
-// Registers of what a DNAT statement works with: the key from 0 on, a second
-// key that ends right before the target, the target's address and port.
-const (
-	regSecond = 6
-	regID     = 7
-	regTarget = 8
-)
+// DNAT sends the connection to the address and port that the map has for the
+// fields, if they are a key of it.
+func DNAT(f Family, set string, fields ...Field) Stmt {
+	text, load := key(0, fields...)
+	return Stmt{fmt.Sprintf("dnat %s to %s map @%s", f, text, set), append(load, get(set, 0, regTarget), f.dnat())}
+}
 
-// dnat sends the connection to the target in registers.
+// regTarget is the first register of an address and port to send to.
+const regTarget = 8
+
 func (f Family) dnat() expr.Any {
 	return &expr.NAT{
 		Type: expr.NATTypeDestNAT, Family: uint32(f), Specified: true,
@@ -179,50 +165,10 @@ func (f Family) dnat() expr.Any {
 	}
 }
 
-// DNAT sends the connection to the address and port that the map has for the
-// fields, if they are a key of it.
-func DNAT(f Family, set string, fields ...Field) Stmt {
-	text, load := key(0, fields...)
-	return Stmt{fmt.Sprintf("dnat %s to %s map @%s", f, text, set), append(load,
-		&expr.Lookup{SourceRegister: reg(0), SetName: set, DestRegister: reg(regTarget), IsDestRegSet: true}, f.dnat())}
-}
-
-// Affinity names the sets that remember which endpoint a client was given.
-type Affinity struct {
-	Clients   string // map: group . client address → endpoint address . port
-	Valid     string // set: group . endpoint address . port
-	Endpoints string // map: group . index → endpoint address . port
-}
-
-// DNATAgain sends the connection of a client that is remembered where its last
-// one went, if that endpoint still serves, and remembers it for longer.
-func (a Affinity) DNATAgain(f Family, group uint32, timeout time.Duration) Stmt {
-	text, load := key(0, Number(group), f.Saddr())
-	return Stmt{fmt.Sprintf("dnat %s to %s map @%s in @%s timeout %s", f, text, a.Clients, a.Valid, timeout), append(load,
-		&expr.Lookup{SourceRegister: reg(0), SetName: a.Clients, DestRegister: reg(regTarget), IsDestRegSet: true},
-		Number(group).load(regID),
-		&expr.Lookup{SourceRegister: reg(regID), SetName: a.Valid},
-		a.remember(timeout), f.dnat())}
-}
-
-// DNATFirst sends the connection to any endpoint and remembers the client. The
-// old memory is dropped first: refreshing an element would keep its data.
-func (a Affinity) DNATFirst(f Family, group uint32, endpoints int, timeout time.Duration) Stmt {
-	client, load := key(0, Number(group), f.Saddr())
-	pick, loadPick := key(regSecond, Number(group), Random(endpoints))
-	load = append(load, loadPick...)
-	return Stmt{fmt.Sprintf("dnat %s to %s map @%s update @%s { %s timeout %s }", f, pick, a.Endpoints, a.Clients, client, timeout),
-		append(load,
-			&expr.Lookup{SourceRegister: reg(regSecond), SetName: a.Endpoints, DestRegister: reg(regTarget), IsDestRegSet: true},
-			&expr.Dynset{SrcRegKey: reg(0), SrcRegData: reg(regTarget), SetName: a.Clients, Operation: dynsetDelete},
-			a.remember(timeout), f.dnat())}
-}
-
-const dynsetDelete = 2 // NFT_DYNSET_OP_DELETE
-
-func (a Affinity) remember(timeout time.Duration) expr.Any {
-	return &expr.Dynset{SrcRegKey: reg(0), SrcRegData: reg(regTarget), SetName: a.Clients,
-		Operation: unix.NFT_DYNSET_OP_UPDATE, Timeout: timeout}
+// get looks the key in registers from src on up in a map, to registers from
+// dst on.
+func get(set string, src, dst int) expr.Any {
+	return &expr.Lookup{SourceRegister: reg(src), SetName: set, DestRegister: reg(dst), IsDestRegSet: true}
 }
 
 // From, NotFrom and NotTo match on an address prefix.
