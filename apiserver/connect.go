@@ -170,7 +170,7 @@ func (c *call) forward(node, path string, query url.Values) error {
 	r := c.r.Clone(c.r.Context())
 	r.URL = &url.URL{Path: path, RawQuery: query.Encode()}
 	r.RequestURI = r.URL.RequestURI()
-	kubelet.ServeHTTP(c.exchange, r)
+	upgrade(c.exchange, r, kubelet)
 	return nil
 }
 
