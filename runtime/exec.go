@@ -288,25 +288,39 @@ func (r *Runtime) resizeLoop(ctx context.Context, rec containerRecord, sizes <-c
 
 // Exec implements CRI: the URL's path is served by Streams.
 func (r *Runtime) Exec(_ context.Context, req *runtimeapi.ExecRequest) (*runtimeapi.ExecResponse, error) {
-	rec, err := r.runningContainer(req.GetContainerId())
-	if err != nil {
+	if err := checkStreams(req.GetTty(), req.GetStdin(), req.GetStdout(), req.GetStderr()); err != nil {
 		return nil, err
 	}
-	if len(req.Cmd) == 0 {
+	if len(req.GetCmd()) == 0 {
 		return nil, invalid("exec without a command")
 	}
-	return r.streams.GetExec(&runtimeapi.ExecRequest{ContainerId: rec.ID, Cmd: req.Cmd, Tty: req.Tty,
-		Stdin: req.Stdin, Stdout: req.Stdout, Stderr: req.Stderr})
+	if _, err := r.runningContainer(req.GetContainerId()); err != nil {
+		return nil, err
+	}
+	url, err := r.streams.promise("exec", req)
+	return &runtimeapi.ExecResponse{Url: url}, err
 }
 
 // Attach implements CRI: the URL's path is served by Streams.
 func (r *Runtime) Attach(_ context.Context, req *runtimeapi.AttachRequest) (*runtimeapi.AttachResponse, error) {
-	rec, err := r.runningContainer(req.GetContainerId())
-	if err != nil {
+	if err := checkStreams(req.GetTty(), req.GetStdin(), req.GetStdout(), req.GetStderr()); err != nil {
 		return nil, err
 	}
-	return r.streams.GetAttach(&runtimeapi.AttachRequest{ContainerId: rec.ID, Tty: req.Tty,
-		Stdin: req.Stdin, Stdout: req.Stdout, Stderr: req.Stderr})
+	if _, err := r.runningContainer(req.GetContainerId()); err != nil {
+		return nil, err
+	}
+	url, err := r.streams.promise("attach", req)
+	return &runtimeapi.AttachResponse{Url: url}, err
+}
+
+func checkStreams(tty, stdin, stdout, stderr bool) error {
+	switch {
+	case tty && stderr:
+		return invalid("a terminal has no stderr of its own")
+	case !stdin && !stdout && !stderr:
+		return invalid("one of stdin, stdout and stderr must be set")
+	}
+	return nil
 }
 
 // PortForward implements CRI: the URL's path is served by Streams.
@@ -321,5 +335,6 @@ func (r *Runtime) PortForward(_ context.Context, req *runtimeapi.PortForwardRequ
 	if rec.Phase != phaseRunning {
 		return nil, status.Errorf(codes.FailedPrecondition, "sandbox %s is not ready", rec.ID)
 	}
-	return r.streams.GetPortForward(&runtimeapi.PortForwardRequest{PodSandboxId: rec.ID, Port: req.Port})
+	url, err := r.streams.promise("portforward", &runtimeapi.PortForwardRequest{PodSandboxId: rec.ID, Port: req.Port})
+	return &runtimeapi.PortForwardResponse{Url: url}, err
 }

@@ -30,7 +30,6 @@ import (
 	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-	"k8s.io/cri-streaming/pkg/streaming"
 
 	"proa/image"
 	"proa/network"
@@ -72,7 +71,7 @@ type Runtime struct {
 	log     *slog.Logger
 	shim    string
 	version cgroupVersion
-	streams streaming.Server
+	streams streamServer
 	events  events
 	nano    nanoCores
 
@@ -101,6 +100,7 @@ func New(cfg Config) (*Runtime, error) {
 		sandboxes:  map[string]*sandbox{},
 		containers: map[string]*container{},
 	}
+	r.streams.streamer, r.streams.promised = streamer{r}, map[string]promise{}
 	for _, dir := range []string{r.sandboxRecords(), r.containerRecords(), r.runDir("sandboxes"), r.runDir("rootfs")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, err
@@ -108,9 +108,6 @@ func New(cfg Config) (*Runtime, error) {
 	}
 	var err error
 	if r.shim, err = shimBinary(cfg); err != nil {
-		return nil, err
-	}
-	if r.streams, err = newStreams(r); err != nil {
 		return nil, err
 	}
 	if err := r.recover(context.Background()); err != nil {
