@@ -43,7 +43,7 @@ type Engine struct {
 	db     *pebble.DB
 	lock   *pebble.Lock
 	space  *space
-	logger *logger
+	seal   *seal
 	dir    string
 	broken atomic.Pointer[error]
 }
@@ -83,27 +83,39 @@ func Open(c Config) (*Engine, error) {
 	if err != nil {
 		return nil, lockError(c.Dir, err)
 	}
-	e := &Engine{lock: lock, dir: c.Dir, logger: &logger{log: c.Log}}
-	if e.space, err = newSpace(c.FS, c.Dir, c.Reserve, c.Log); err == nil {
-		e.db, err = open(c, lock, e.space, e.logger)
+	e := &Engine{lock: lock, dir: c.Dir, seal: newSeal(c.FS, c.Dir, c.Log)}
+	if err := e.open(c); err != nil {
+		return nil, errors.Join(err, e.closeDB(), lock.Close())
 	}
-	if err == nil {
-		err = e.checkFormat()
-	}
-	if err != nil {
-		return nil, errors.Join(err, e.Close())
-	}
+	go e.seal.run()
+	e.seal.touch()
 	return e, nil
 }
 
-func open(c Config, lock *pebble.Lock, sp *space, l *logger) (*pebble.DB, error) {
+func (e *Engine) open(c Config) (err error) {
+	if err := e.seal.check(); err != nil {
+		return damaged(c.Dir, err)
+	}
+	if e.space, err = newSpace(c.FS, c.Dir, c.Reserve, c.Log); err != nil {
+		return err
+	}
+	if e.db, err = pebble.Open(c.Dir, e.options(c)); err != nil {
+		return damaged(c.Dir, err)
+	}
+	return e.checkFormat()
+}
+
+func (e *Engine) options(c Config) *pebble.Options {
+	l := &logger{log: c.Log}
 	opts := &pebble.Options{
 		// Without the default wrapper, which measures every operation's time
 		// with a ticker.
-		FS:                          vfs.OnDiskFull(c.FS, sp.release),
-		Lock:                        lock,
-		Logger:                      l,
-		EventListener:               &pebble.EventListener{BackgroundError: l.background, DataCorruption: l.corruption},
+		FS:     vfs.OnDiskFull(c.FS, e.space.release),
+		Lock:   e.lock,
+		Logger: l,
+		EventListener: &pebble.EventListener{BackgroundError: l.background, DataCorruption: l.corruption,
+			FlushEnd:      func(pebble.FlushInfo) { e.seal.touch() },
+			CompactionEnd: func(pebble.CompactionInfo) { e.seal.touch() }},
 		FormatMajorVersion:          pebble.FormatNewest,
 		MemTableSize:                4 << 20,
 		MemTableStopWritesThreshold: 3,
@@ -112,11 +124,7 @@ func open(c Config, lock *pebble.Lock, sp *space, l *logger) (*pebble.DB, error)
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 1 },
 	}
 	opts.Experimental.CompactionScheduler = &oneByOne{}
-	db, err := pebble.Open(c.Dir, opts)
-	if err != nil {
-		return nil, damaged(c.Dir, err)
-	}
-	return db, nil
+	return opts
 }
 
 // damage is data on disk that is not what was written.
@@ -194,7 +202,7 @@ func (e *Engine) revision() (uint64, error) {
 		return 0, damaged(e.dir, err)
 	}
 	defer closer.Close()
-	revision, _, err := unseal(revisionKey, value)
+	revision, _, err := unstamp(revisionKey, value)
 	if err != nil {
 		return 0, damaged(e.dir, fmt.Errorf("the record of the newest revision: %w", err))
 	}
@@ -220,7 +228,7 @@ func (e *Engine) Commit(_ context.Context, entries []store.Entry, freeing bool) 
 		}
 	}
 	newest := entries[len(entries)-1].Revision
-	if err := b.Set(revisionKey, seal(nil, revisionKey, newest, nil), nil); err != nil {
+	if err := b.Set(revisionKey, stamp(nil, revisionKey, newest, nil), nil); err != nil {
 		return err
 	}
 	return e.sync(b)
@@ -247,7 +255,7 @@ func put(b *pebble.Batch, e *store.Entry) error {
 	}
 	op := b.SetDeferred(len(key), header+len(e.Value))
 	copy(op.Key, key)
-	seal(op.Value[:0], key, e.Revision, e.Value)
+	stamp(op.Value[:0], key, e.Revision, e.Value)
 	return op.Finish()
 }
 
@@ -260,8 +268,8 @@ func appendKey(to []byte, k store.Key) []byte {
 
 const header = 4 + 8 // checksum, revision
 
-// seal appends checksum, revision and data.
-func seal(to, key []byte, revision uint64, data []byte) []byte {
+// stamp appends checksum, revision and data.
+func stamp(to, key []byte, revision uint64, data []byte) []byte {
 	at := len(to)
 	to = append(to, 0, 0, 0, 0)
 	to = binary.BigEndian.AppendUint64(to, revision)
@@ -274,8 +282,8 @@ func checksum(key, rest []byte) uint32 {
 	return crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, rest)
 }
 
-// unseal checks a value; data refers to it.
-func unseal(key, value []byte) (revision uint64, data []byte, err error) {
+// unstamp checks a value; data refers to it.
+func unstamp(key, value []byte) (revision uint64, data []byte, err error) {
 	if len(value) < header || binary.BigEndian.Uint32(value) != checksum(key, value[4:]) {
 		return 0, nil, errors.New("its checksum does not match")
 	}
@@ -288,7 +296,7 @@ func decode(key, value []byte) (store.Entry, error) {
 		return store.Entry{}, fmt.Errorf("%q is no record's key", key)
 	}
 	k := store.Key{Resource: parts[0], Namespace: parts[1], Name: parts[2]}
-	revision, data, err := unseal(key, value)
+	revision, data, err := unstamp(key, value)
 	if err != nil {
 		return store.Entry{}, fmt.Errorf("the record of %s is damaged: %w", k, err)
 	}
@@ -313,17 +321,24 @@ func (e *Engine) Stat() store.Stat {
 
 // Close releases the directory. It flushes first: tables tell damage from an
 // abrupt end everywhere, a log only up to its last 32 KiB.
-func (e *Engine) Close() (err error) {
+func (e *Engine) Close() error {
+	var err error
+	if e.broken.Load() == nil {
+		err = e.db.Flush()
+	}
+	err = errors.Join(err, e.closeDB())
+	e.seal.stop()
+	return errors.Join(err, e.lock.Close())
+}
+
+func (e *Engine) closeDB() (err error) {
 	defer func() {
 		if f, ok := recover().(fatal); ok {
 			err = f.error
 		}
 	}()
-	if e.db != nil {
-		if e.broken.Load() == nil {
-			err = e.db.Flush()
-		}
-		err = errors.Join(err, e.db.Close())
+	if e.db == nil {
+		return nil
 	}
-	return errors.Join(err, e.lock.Close())
+	return e.db.Close()
 }

@@ -329,6 +329,104 @@ func flip(t *testing.T, dir, pattern string) {
 	}
 }
 
+// TestEveryByte flips bytes all over every file of a directory, one at a time:
+// opening must refuse, or nothing may be lost.
+func TestEveryByte(t *testing.T) {
+	dir := t.TempDir()
+	live := filepath.Join(dir, "live")
+	want := 0
+	for range 3 { // several flushes: tables, edits in the manifest
+		s := newStore(t, Config{Dir: live, Reserve: 1 << 16})
+		for range 40 {
+			want++
+			if _, err := s.Commit(t.Context(), cm(fmt.Sprint(want), strings.Repeat("payload", 20))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files, err := filepath.Glob(filepath.Join(live, "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused := 0
+	for _, file := range files {
+		size := fileSize(t, file)
+		for at := int64(0); at < size; at += max(1, size/60) {
+			opens, n := withFlip(t, live, filepath.Base(file), at)
+			if manifest := strings.HasPrefix(filepath.Base(file), "MANIFEST"); manifest && opens && file == newestManifest(files) {
+				t.Errorf("%s flipped at %d of %d: nobody noticed", filepath.Base(file), at, size)
+			}
+			if !opens {
+				refused++
+			} else if n != want {
+				t.Errorf("%s flipped at %d of %d: %d objects, want %d", filepath.Base(file), at, size, n, want)
+				break
+			}
+		}
+	}
+	if refused < 20 {
+		t.Errorf("refused only %d times", refused)
+	}
+}
+
+func newestManifest(files []string) (newest string) {
+	for _, f := range files {
+		if strings.HasPrefix(filepath.Base(f), "MANIFEST") {
+			newest = max(newest, f)
+		}
+	}
+	return newest
+}
+
+func fileSize(t *testing.T, path string) int64 {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Size()
+}
+
+// withFlip opens a damaged copy and counts its objects.
+func withFlip(t *testing.T, live, name string, at int64) (opens bool, n int) {
+	t.Helper()
+	mem := vfs.NewMem()
+	if err := mem.MkdirAll("data", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(live)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		data, err := os.ReadFile(filepath.Join(live, e.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Name() == name {
+			data[at] ^= 0xff
+		}
+		f, err := mem.Create("data/"+e.Name(), vfs.WriteCategoryUnspecified)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.Write(data); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+	}
+	e, err := Open(Config{Dir: "data", FS: mem})
+	if err != nil {
+		return false, 0
+	}
+	defer e.Close()
+	_, err = e.Load(t.Context(), func(store.Entry) error { n++; return nil })
+	return err == nil, n
+}
+
 func TestDamagedValueNamesTheRecord(t *testing.T) {
 	dir := t.TempDir()
 	e := openDir(t, dir).(*Engine)
@@ -337,7 +435,7 @@ func TestDamagedValueNamesTheRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	key := appendKey(nil, entry.Key)
-	value := seal(nil, key, 2, []byte("data"))
+	value := stamp(nil, key, 2, []byte("data"))
 	value[len(value)-1] ^= 1
 	if err := e.db.Set(key, value, nil); err != nil {
 		t.Fatal(err)
