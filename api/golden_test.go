@@ -95,8 +95,11 @@ func golden(t *testing.T, command, input string) string {
 }
 
 func created(row *Resource, obj Object) field.ErrorList {
-	row.Default(obj)
 	row.PrepareCreate(obj)
+	row.Default(obj)
+	if row.Settle != nil {
+		row.Settle(obj)
+	}
 	return row.Validate(obj)
 }
 

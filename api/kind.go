@@ -46,6 +46,7 @@ type kind[P Object] struct {
 	// bring; the generation is counted after PrepareUpdate.
 	Default        func(obj P)
 	PrepareCreate  func(obj P)
+	Settle         func(obj P)
 	PrepareUpdate  func(obj, old P)
 	Validate       func(obj P) field.ErrorList
 	ValidateUpdate func(obj, old P) field.ErrorList
@@ -106,6 +107,9 @@ func (k kind[P]) addOptional(r *Resource) {
 	}
 	if f := k.Graceful; f != nil {
 		r.Graceful = func(obj Object, asked *int64) (int64, bool) { return f(obj.(P), asked) }
+	}
+	if f := k.Settle; f != nil {
+		r.Settle = on(f)
 	}
 	if f := k.Deleting; f != nil {
 		r.Deleting = on(f)

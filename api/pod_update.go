@@ -15,7 +15,7 @@ import (
 )
 
 func preparePod(p *corev1.Pod) {
-	p.Status = corev1.PodStatus{Phase: corev1.PodPending, QOSClass: qos.ComputePodQOS(p)}
+	p.Status.Phase = corev1.PodPending
 	if len(p.Spec.SchedulingGates) > 0 {
 		p.Status.Conditions = []corev1.PodCondition{{
 			Type: corev1.PodScheduled, Status: corev1.ConditionFalse,
@@ -24,6 +24,10 @@ func preparePod(p *corev1.Pod) {
 	}
 	mergeMatchLabels(p)
 }
+
+// settlePod: the class of service is that of the resources as defaults and
+// limit ranges left them.
+func settlePod(p *corev1.Pod) { p.Status.QOSClass = qos.ComputePodQOS(p) }
 
 // mergeMatchLabels writes what matchLabelKeys stand for into the selectors
 // (KEPs 3243 and 3633), so that the scheduler need not know of them.

@@ -47,8 +47,11 @@ type Resource struct {
 	// documents. It must be idempotent.
 	Default func(obj Object)
 	// PrepareCreate puts a new object into the state that creation promises
-	// (status cleared, generation 1, ...), before defaults are validated.
+	// (status cleared, generation 1, ...), before defaults are filled in.
 	PrepareCreate func(obj Object)
+	// Settle writes what follows from all the rest of a new object, when
+	// admission has had its say (a pod's qosClass).
+	Settle func(obj Object)
 	// PrepareUpdate makes obj, which a client sent, the successor of old:
 	// what this endpoint does not write is taken from old, and the generation
 	// goes up when the spec changed.

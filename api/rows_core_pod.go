@@ -23,6 +23,7 @@ func podRow() *Resource {
 		Status: true, Generation: true,
 		Default:        defaultPod,
 		PrepareCreate:  preparePod,
+		Settle:         settlePod,
 		Validate:       validatePod,
 		ValidateUpdate: validatePodUpdate,
 		PrepareStatus:  preparePodStatus,

@@ -95,6 +95,9 @@ func (e *Endpoint) createOnce(ctx context.Context, q Request, obj api.Object) (R
 	if err := e.Admission.Mutate(ctx, ar); err != nil {
 		return Result{}, err
 	}
+	if q.Served.Settle != nil {
+		q.Served.Settle(obj)
+	}
 	if err := validateCreate(q, obj); err != nil {
 		return Result{}, err
 	}

@@ -110,6 +110,9 @@ func markDeleted(row *api.Resource, old api.Object, opts metav1.DeleteOptions, n
 	if obj.GetGeneration() > 0 {
 		obj.SetGeneration(obj.GetGeneration() + 1)
 	}
+	if row.Deleting != nil {
+		row.Deleting(obj)
+	}
 	return obj
 }
 
