@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // BenchmarkContainer is the create and start of a container in a ready sandbox.
@@ -39,6 +41,30 @@ func BenchmarkPod(b *testing.B) {
 		b.StartTimer()
 	}
 	report(b, times)
+}
+
+// BenchmarkPodCPU is the CPU time of all processes for a pod's whole life, which
+// a busy machine does not change much.
+func BenchmarkPodCPU(b *testing.B) {
+	w := newWorld(b)
+	before := cpuTime()
+	n := 0
+	for ; b.Loop(); n++ {
+		pod, _ := w.pod(fmt.Sprint("bench", n))
+		w.start(pod, containerConfig("c", "sleep"))
+		must(b, w.RemovePodSandbox(ctx, pod))
+	}
+	b.ReportMetric(float64((cpuTime()-before).Microseconds())/1000/float64(n), "cpu-ms/pod")
+	b.ReportMetric(0, "ns/op")
+}
+
+func cpuTime() (sum time.Duration) {
+	for _, who := range []int{unix.RUSAGE_SELF, unix.RUSAGE_CHILDREN} {
+		var u unix.Rusage
+		_ = unix.Getrusage(who, &u)
+		sum += time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	return sum
 }
 
 // BenchmarkStop is the end of a pod: its container killed, all taken down.

@@ -71,8 +71,7 @@ func (r *Runtime) recoverSandbox(ctx context.Context, s *sandbox) error {
 	}
 	// No shim, or one that was never finished: containers end as it recorded or,
 	// after a reboot, as nobody knows.
-	killShim(rec.Shim)
-	reap(rec.Shim)
+	r.endShim(s)
 	for _, c := range r.containersOf(rec.ID) {
 		if c.rec.Phase == phaseMaking {
 			if err := r.eraseContainer(c); err != nil {

@@ -173,6 +173,7 @@ func (r *Runtime) endShim(s *sandbox) {
 	rec, gone := s.rec, s.gone
 	r.mu.RUnlock()
 	if gone == nil {
+		r.quitShim(rec.ID) // its process ID may never have been recorded
 		killShim(rec.Shim)
 		reap(rec.Shim)
 		return
