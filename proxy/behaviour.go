@@ -44,12 +44,13 @@ const (
 	byNodePort entry = "nodeport"
 )
 
-// slots is how many a group of n endpoints takes.
+// slots is how many a group of n endpoints takes. Even the smallest takes four:
+// groups of one to four are most, and come and go within that.
 func slots(n int) int {
-	if n <= 1 {
-		return n
+	if n == 0 {
+		return 0
 	}
-	return 1 << bits.Len(uint(n-1))
+	return max(4, 1<<bits.Len(uint(n-1)))
 }
 
 func (b behaviour) name() string {

@@ -215,7 +215,7 @@ func TestContendersTakeOver(t *testing.T) {
 	if len(ch.contention) != 1 {
 		t.Errorf("contention: %q", ch.contention)
 	}
-	if got := ch.String(); !strings.Contains(got, "192.168.7.2 . tcp . 80 : goto outside-ip/address/1") || strings.Count(got, "192.168.7.2") != 2 {
+	if got := ch.String(); !strings.Contains(got, "192.168.7.2 . tcp . 80 : goto outside-ip/address/4") || strings.Count(got, "192.168.7.2") != 2 {
 		t.Errorf("the first should have the address:\n%s", got)
 	}
 	ch = st.apply(clienttest.World(two, slices2), layout, "one")

@@ -31,8 +31,9 @@ type Pick struct {
 	Serving string // set: group . address . port
 }
 
-// draws is how often a rule draws before it takes the first endpoint. At worst
-// half the slots are empty, and one connection in 64 needs that.
+// draws is how often it is drawn before the first endpoint is taken. With half
+// the slots empty, which is the worst but for a single endpoint, one connection
+// in 64 comes to that.
 const draws = 6
 
 // Rules are the rules, to be gone through in order.
