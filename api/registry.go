@@ -16,8 +16,9 @@ import (
 // made of CustomResourceDefinitions. Reads are lock-free; a change replaces the
 // whole table, so a reader sees one consistent set.
 type Registry struct {
-	mu    sync.Mutex
-	table atomic.Pointer[table]
+	mu      sync.Mutex
+	table   atomic.Pointer[table]
+	changed chan struct{} // made by who waits, closed by the next change
 }
 
 type table struct {
@@ -79,7 +80,22 @@ func (r *Registry) Replace(out, in []*Resource) error {
 	}
 	slices.SortFunc(next.all, func(a, b *Resource) int { return strings.Compare(a.Key(), b.Key()) })
 	r.table.Store(next)
+	if r.changed != nil {
+		close(r.changed)
+		r.changed = nil
+	}
 	return nil
+}
+
+// Changed returns a channel that is closed when rows are put in or taken out
+// the next time. Who follows the table takes the channel first and reads then.
+func (r *Registry) Changed() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.changed == nil {
+		r.changed = make(chan struct{})
+	}
+	return r.changed
 }
 
 func (t *table) add(row *Resource) error {

@@ -62,8 +62,7 @@ func (e Event) Object() Object {
 
 // Scope is what a watch follows. FieldSelector is an exact match on one
 // selectable field ("spec.nodeName=a"), for a node that must see its own pods
-// only; in process it filters as well. A nil Resource follows every resource,
-// those added later too (in process only).
+// only; in process it filters as well.
 type Scope struct {
 	Resource        *api.Resource
 	Namespace, Name string

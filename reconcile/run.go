@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"proa/api"
 	"proa/client"
 	"proa/client/events"
 )
@@ -37,56 +39,85 @@ type wake struct {
 	keys func(client.View, client.Event) []client.Key
 }
 
-// Run runs the controllers until ctx ends or the watch fails. All share one
+// Run runs the controllers until ctx ends or a watch fails. All share one
 // stream; every object that exists at the start wakes its keys once.
 func Run(ctx context.Context, c client.Client, log *slog.Logger, controllers ...Controller) error {
 	l := &loop{client: c, log: log, wakes: map[string][]wake{}, recorder: events.New(c, "", "", log)}
 	group, ctx := errgroup.WithContext(ctx)
-	scopes := l.add(ctx, controllers)
-	view, stream, err := c.Watch(ctx, scopes...)
+	for _, controller := range controllers {
+		l.add(ctx, controller)
+	}
+	defer l.close()
+	group.Go(func() error { return l.recorder.Run(ctx) })
+	changed, rows := c.Registry().Changed(), l.rows()
+	group.Go(func() error { return l.watch(ctx, rows) })
+	if len(l.wakes[""]) > 0 {
+		group.Go(func() error { return l.widen(ctx, group, changed, rows) })
+	}
+	return group.Wait()
+}
+
+// add makes a controller's runner.
+func (l *loop) add(ctx context.Context, c Controller) {
+	r := &runner{loop: l, Controller: c, recorder: l.recorder.For(c.Name), log: l.log.With("controller", c.Name)}
+	r.queue = newQueue(ctx, c.Workers, r.reconcile)
+	l.runners = append(l.runners, r)
+	for _, w := range c.Watches {
+		name := ""
+		if w.Resource != nil {
+			name = w.Resource.Key()
+		}
+		l.wakes[name] = append(l.wakes[name], wake{r, w.Keys})
+	}
+}
+
+// rows are the resources that somebody watches and that are there now. Reviews
+// and their like, which are not stored, cannot be watched.
+func (l *loop) rows() []*api.Resource {
+	return slices.DeleteFunc(l.client.Registry().All(), func(row *api.Resource) bool {
+		return row.NewList == nil || len(l.wakes[row.Key()]) == 0 && len(l.wakes[""]) == 0
+	})
+}
+
+// widen watches resources that are added later, too, each lot on a stream of
+// its own.
+func (l *loop) widen(ctx context.Context, group *errgroup.Group, changed <-chan struct{}, rows []*api.Resource) error {
+	known := map[string]bool{}
+	for {
+		for _, row := range rows {
+			known[row.Key()] = true
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+		changed = l.client.Registry().Changed()
+		rows = slices.DeleteFunc(l.rows(), func(row *api.Resource) bool { return known[row.Key()] })
+		if added := rows; len(added) > 0 {
+			group.Go(func() error { return l.watch(ctx, added) })
+		}
+	}
+}
+
+// watch wakes keys for what there is of some resources, and for every change.
+func (l *loop) watch(ctx context.Context, rows []*api.Resource) error {
+	var scopes []client.Scope
+	for _, row := range rows {
+		scopes = append(scopes, client.Scope{Resource: row})
+	}
+	view, stream, err := l.client.Watch(ctx, scopes...)
 	if err != nil {
 		return fmt.Errorf("reconcile: watching: %w", err)
 	}
 	defer stream.Close()
-	group.Go(func() error { return l.recorder.Run(ctx) })
-	group.Go(func() error {
-		defer l.close()
-		l.start(view)
-		return l.follow(ctx, stream)
-	})
-	return group.Wait()
-}
-
-// add makes the runners and returns the union of what they watch.
-func (l *loop) add(ctx context.Context, controllers []Controller) []client.Scope {
-	var scopes []client.Scope
-	all := false
-	for _, c := range controllers {
-		r := &runner{loop: l, Controller: c, recorder: l.recorder.For(c.Name), log: l.log.With("controller", c.Name)}
-		r.queue = newQueue(ctx, c.Workers, r.reconcile)
-		l.runners = append(l.runners, r)
-		for _, w := range c.Watches {
-			name := ""
-			if w.Resource == nil {
-				all = true
-			} else if name = w.Resource.Key(); len(l.wakes[name]) == 0 {
-				scopes = append(scopes, client.Scope{Resource: w.Resource})
-			}
-			l.wakes[name] = append(l.wakes[name], wake{r, w.Keys})
-		}
-	}
-	if all {
-		return []client.Scope{{}}
-	}
-	return scopes
+	l.start(view, rows)
+	return l.follow(ctx, stream)
 }
 
 // start wakes the keys of all that exists.
-func (l *loop) start(view client.View) {
-	for _, row := range l.client.Registry().All() {
-		if len(l.wakes[row.Key()]) == 0 && len(l.wakes[""]) == 0 {
-			continue
-		}
+func (l *loop) start(view client.View, rows []*api.Resource) {
+	for _, row := range rows {
 		for obj := range view.List(row, "") {
 			l.dispatch(view, client.Event{Resource: row, New: obj, Revision: view.Revision()})
 		}
