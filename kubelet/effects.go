@@ -122,7 +122,7 @@ func (w *worker) mountFailed(pod *corev1.Pod, err error) {
 func (w *worker) runSandbox(pod *corev1.Pod, attempt uint32) error {
 	err := w.makeSandbox(pod, attempt)
 	if err != nil && w.live.Err() == nil {
-		w.k.events.Event(pod, corev1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: "+err.Error())
+		w.k.events.Event(pod, corev1.EventTypeWarning, "FailedCreatePodSandBox", "Failed to create pod sandbox: "+plain(err))
 	}
 	return err
 }

@@ -26,7 +26,7 @@ import (
 
 // bench is a kubelet over a fake runtime and an API server in memory.
 type bench struct {
-	t      *testing.T
+	t      testing.TB
 	client *clienttest.Client
 	cri    *fakeCRI
 	k      *Kubelet

@@ -43,7 +43,7 @@ func (w *worker) pulled(name, image, ref string, err error) {
 		if s, ok := err.(*startError); ok {
 			reason = s.reason
 		}
-		st.Step = st.Step.Fail(time.Now(), pullFirst, pullLimit, reason, err.Error())
+		st.Step = st.Step.Fail(time.Now(), pullFirst, pullLimit, reason, plain(err))
 	}
 	w.st.Images[name] = st
 }
@@ -86,7 +86,7 @@ func (w *worker) fetch(pod *corev1.Pod, c *corev1.Container, image *cri.ImageSpe
 	ref, waited, err := w.k.images.pull(w.live, w.k, image, w.credentials(pod, c.Image))
 	if err != nil {
 		if w.live.Err() == nil {
-			w.k.container(pod, c, corev1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %v", c.Image, err))
+			w.k.container(pod, c, corev1.EventTypeWarning, "Failed", fmt.Sprintf("Failed to pull image %q: %s", c.Image, plain(err)))
 			w.k.container(pod, c, corev1.EventTypeWarning, "Failed", "Error: ErrImagePull")
 		}
 		return "", err

@@ -73,28 +73,28 @@ func (k *Kubelet) find(r *http.Request) (*worker, *snapshot, error) {
 	return nil, nil, apierrors.NewNotFound(corev1.Resource("pods"), name)
 }
 
-// instances are a container's, the newest first; ones that never started are left
-// out.
-func (s *snapshot) instances(name string) []*cri.ContainerStatus {
-	var out []*cri.ContainerStatus
-	for _, c := range s.containers {
-		if c.GetMetadata().GetName() == name && c.State != cri.ContainerState_CONTAINER_CREATED {
-			out = append(out, c)
-		}
-	}
-	lifecycle.SortNewestFirst(out)
-	return out
-}
-
-func (s *snapshot) has(name string) bool {
-	for _, list := range [][]corev1.ContainerStatus{s.pod.Status.ContainerStatuses, s.pod.Status.InitContainerStatuses, s.pod.Status.EphemeralContainerStatuses} {
-		for _, c := range list {
-			if c.Name == name {
-				return true
+// status is what is shown of a container, or nil if the pod has none of that name.
+func (s *snapshot) status(name string) *corev1.ContainerStatus {
+	st := &s.pod.Status
+	for _, list := range [][]corev1.ContainerStatus{st.ContainerStatuses, st.InitContainerStatuses, st.EphemeralContainerStatuses} {
+		for i := range list {
+			if list[i].Name == name {
+				return &list[i]
 			}
 		}
 	}
-	return false
+	return nil
+}
+
+// instance is the one of the given ID as it is shown ("proa://…"), or nil.
+func (s *snapshot) instance(id string) *cri.ContainerStatus {
+	_, id, _ = strings.Cut(id, "://")
+	for _, c := range s.containers {
+		if c.Id == id {
+			return c
+		}
+	}
+	return nil
 }
 
 // running is the instance that a request means to talk to.
@@ -104,13 +104,39 @@ func (k *Kubelet) running(r *http.Request) (*cri.ContainerStatus, error) {
 		return nil, err
 	}
 	name := r.PathValue("container")
-	if list := s.instances(name); len(list) > 0 && list[0].State == cri.ContainerState_CONTAINER_RUNNING {
-		return list[0], nil
-	}
-	if !s.has(name) {
+	st := s.status(name)
+	if st == nil {
 		return nil, apierrors.NewNotFound(corev1.Resource("containers"), name)
 	}
+	if c := s.instance(st.ContainerID); c != nil && st.State.Running != nil {
+		return c, nil
+	}
 	return nil, apierrors.NewInternalError(fmt.Errorf("unable to upgrade connection: container not found (%q)", name))
+}
+
+// logged is the ID of the instance whose log is wanted: the current one, or with
+// previous the one before it. One that waits shows the last that ran.
+func logged(st *corev1.ContainerStatus, pod string, previous bool) (string, error) {
+	last := st.LastTerminationState.Terminated
+	switch {
+	case previous && (last == nil || last.ContainerID == ""):
+		return "", apierrors.NewBadRequest(fmt.Sprintf("previous terminated container %q in pod %q not found", st.Name, pod))
+	case previous, st.State.Waiting != nil && last != nil:
+		return last.ContainerID, nil
+	case st.State.Waiting != nil:
+		return "", apierrors.NewBadRequest(fmt.Sprintf("container %q in pod %q is waiting to start: %s", st.Name, pod, waitReason(st.State.Waiting.Reason)))
+	}
+	return st.ContainerID, nil
+}
+
+func waitReason(reason string) string {
+	switch reason {
+	case lifecycle.ReasonPullFailed:
+		return "image can't be pulled"
+	case lifecycle.ReasonPullBackoff:
+		return "trying and failing to pull image"
+	}
+	return reason
 }
 
 func (k *Kubelet) serveLogs(rw http.ResponseWriter, r *http.Request) error {
@@ -119,31 +145,28 @@ func (k *Kubelet) serveLogs(rw http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	name, q := r.PathValue("container"), r.URL.Query()
-	if !s.has(name) {
+	st := s.status(name)
+	if st == nil {
 		return apierrors.NewNotFound(corev1.Resource("containers"), name)
 	}
 	o, err := logOptions(q, time.Now())
 	if err != nil {
 		return apierrors.NewBadRequest(err.Error())
 	}
-	list := s.instances(name)
-	if boolOf(q, "previous") {
-		if len(list) < 2 && (len(list) == 0 || list[0].State == cri.ContainerState_CONTAINER_RUNNING) {
-			return apierrors.NewBadRequest(fmt.Sprintf("previous terminated container %q in pod %q not found", name, s.pod.Name))
-		}
-		if list[0].State == cri.ContainerState_CONTAINER_RUNNING {
-			list = list[1:]
-		}
+	id, err := logged(st, s.pod.Name, boolOf(q, "previous"))
+	if err != nil {
+		return err
 	}
-	if len(list) == 0 {
-		return apierrors.NewBadRequest(fmt.Sprintf("container %q in pod %q is waiting to start: %s", name, s.pod.Name, s.waiting(name)))
+	c := s.instance(id)
+	if c == nil {
+		return apierrors.NewBadRequest(fmt.Sprintf("the log of container %q in pod %q is not kept any more", name, s.pod.Name))
 	}
-	if o.Follow && list[0].State == cri.ContainerState_CONTAINER_RUNNING {
-		ended, release := w.exit(list[0].Id)
+	if o.Follow && c.State == cri.ContainerState_CONTAINER_RUNNING {
+		ended, release := w.exit(c.Id)
 		defer release()
 		o.Ended = ended
 	}
-	return k.sendLogs(rw, r, logPath(k.node, s.pod, list[0]), o)
+	return k.sendLogs(rw, r, logPath(k.node, s.pod, c), o)
 }
 
 func (k *Kubelet) sendLogs(rw http.ResponseWriter, r *http.Request, path string, o logs.Options) error {
@@ -184,24 +207,6 @@ func (f *flusher) Write(p []byte) (int, error) {
 		err = f.flush()
 	}
 	return n, err
-}
-
-func (s *snapshot) waiting(name string) string {
-	for _, list := range [][]corev1.ContainerStatus{s.pod.Status.ContainerStatuses, s.pod.Status.InitContainerStatuses, s.pod.Status.EphemeralContainerStatuses} {
-		for _, c := range list {
-			if c.Name != name || c.State.Waiting == nil {
-				continue
-			}
-			switch c.State.Waiting.Reason {
-			case lifecycle.ReasonPullFailed:
-				return "image can't be pulled"
-			case lifecycle.ReasonPullBackoff:
-				return "trying and failing to pull image"
-			}
-			return c.State.Waiting.Reason
-		}
-	}
-	return ""
 }
 
 func boolOf(q url.Values, name string) bool {

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"google.golang.org/grpc/status"
 	corev1 "k8s.io/api/core/v1"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -24,7 +25,15 @@ type startError struct {
 	err    error
 }
 
-func (e *startError) Error() string { return e.err.Error() }
+func (e *startError) Error() string { return plain(e.err) }
+
+// plain is an error's text as people should read it: without gRPC's envelope.
+func plain(err error) string {
+	if s, ok := status.FromError(err); ok && err != nil {
+		return s.Message()
+	}
+	return err.Error()
+}
 
 // startContainer makes and starts one instance and runs its postStart hook.
 func (w *worker) startContainer(pod *corev1.Pod, a lifecycle.Action) {
@@ -56,13 +65,13 @@ func (w *worker) started(name string, pod *corev1.Pod, a lifecycle.Action, err e
 		return
 	case w.live.Err() != nil:
 	default:
-		w.k.container(pod, a.Container, corev1.EventTypeWarning, "Failed", "Error: "+err.Error())
+		w.k.container(pod, a.Container, corev1.EventTypeWarning, "Failed", "Error: "+plain(err))
 		reason := "CreateContainerError"
 		var s *startError
 		if errors.As(err, &s) {
 			reason = s.reason
 		}
-		step = step.Fail(time.Now(), pullFirst, pullLimit, reason, err.Error())
+		step = step.Fail(time.Now(), pullFirst, pullLimit, reason, plain(err))
 		if reason == "RunContainerError" || reason == "PostStartHookError" {
 			step.Retry = time.Time{} // the instance's own record has the back-off
 		}

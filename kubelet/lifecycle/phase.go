@@ -172,6 +172,3 @@ func setCondition(list []corev1.PodCondition, c corev1.PodCondition, now metav1.
 
 // Running tells whether any instance of the list runs.
 func Running(list []*cri.ContainerStatus) bool { return slices.ContainsFunc(list, running) }
-
-// SortNewestFirst orders the instances of one container.
-func SortNewestFirst(list []*cri.ContainerStatus) { slices.SortStableFunc(list, newestFirst) }
