@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -25,6 +26,7 @@ type cluster struct {
 	counters   map[string]*counter
 	clock      uint64
 	claimUsers map[client.Key]int
+	topologies map[string]*topology
 	imageNodes map[string]int // how many nodes have an image
 	soft       int            // nodes with PreferNoSchedule taints
 
@@ -36,7 +38,8 @@ func newCluster(v client.View) *cluster {
 	return &cluster{
 		nodes: map[string]*node{}, pods: map[client.Key]*podInfo{}, namespaces: map[string]labels.Set{},
 		groups:   [2]map[string]*termGroup{{}, {}},
-		counters: map[string]*counter{}, claimUsers: map[client.Key]int{}, imageNodes: map[string]int{},
+		counters: map[string]*counter{}, claimUsers: map[client.Key]int{},
+		topologies: map[string]*topology{}, imageNodes: map[string]int{},
 		view: v,
 	}
 }
@@ -51,10 +54,13 @@ func (c *cluster) setNode(obj *corev1.Node) *node {
 	if n.obj == nil {
 		i, _ := slices.BinarySearchFunc(c.order, obj.Name, func(n *node, name string) int { return cmp.Compare(n.name, name) })
 		c.order = slices.Insert(c.order, i, n)
+		c.reindex()
+	} else if !maps.Equal(n.obj.Labels, obj.Labels) {
+		clear(c.topologies)
 	}
-	c.tally(n, -1)
+	c.sumUp(n, -1)
 	n.set(obj)
-	c.tally(n, 1)
+	c.sumUp(n, 1)
 	return n
 }
 
@@ -65,14 +71,15 @@ func (c *cluster) dropNode(name string) {
 	if n == nil || n.obj == nil {
 		return
 	}
-	c.tally(n, -1)
+	c.sumUp(n, -1)
 	c.order = slices.DeleteFunc(c.order, func(o *node) bool { return o == n })
-	n.obj, n.images, n.softTaints = nil, nil, nil
+	c.reindex()
+	n.obj, n.index, n.images, n.softTaints = nil, -1, nil, nil
 	c.forgetEmpty(n)
 }
 
-// tally keeps the counts over all nodes.
-func (c *cluster) tally(n *node, sign int) {
+// sumUp keeps the counts over all nodes.
+func (c *cluster) sumUp(n *node, sign int) {
 	for name := range n.images {
 		c.imageNodes[name] += sign
 		if c.imageNodes[name] == 0 {

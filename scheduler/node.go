@@ -10,8 +10,10 @@ import (
 // node is a node with the sum of what runs on it.
 type node struct {
 	name string
-	// obj is nil for a node that pods name but that is not there (any more).
+	// obj is nil for a node that pods name but that is not there (any more);
+	// index is then -1, else its place in the cluster's order.
 	obj         *corev1.Node
+	index       int
 	allocatable resources
 	maxPods     int
 
@@ -27,7 +29,7 @@ type node struct {
 	unschedulableSpec bool
 }
 
-func newNode(name string) *node { return &node{name: name, pods: map[types.UID]*podInfo{}} }
+func newNode(name string) *node { return &node{name: name, index: -1, pods: map[types.UID]*podInfo{}} }
 
 // set takes over what the object says.
 func (n *node) set(obj *corev1.Node) {
@@ -93,10 +95,4 @@ func (n *node) rank() {
 			n.highestNominated = p.priority
 		}
 	}
-}
-
-// label reads a node's label.
-func (n *node) label(key string) (string, bool) {
-	v, ok := n.obj.Labels[key]
-	return v, ok
 }

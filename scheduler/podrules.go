@@ -1,24 +1,21 @@
 package scheduler
 
-import "slices"
-
-// domain is one value of a topology: {"topology.kubernetes.io/zone", "a"}.
-type domain struct{ key, value string }
-
 // podRules are required affinity and anti-affinity, of the pod and of those
 // that already run, worked out to where other pods are.
 type podRules struct {
 	required []affinityTerm
-	// near counts, by domain, the pods that meet all required terms.
-	near map[domain]int
+	// near counts, for each required term, the pods that meet all of them;
+	// anywhere is their sum.
+	near     []tally
+	anywhere int
 	// self: the pod meets its own terms, so that it may be the first.
 	self bool
 
 	anti []affinityTerm
-	far  map[domain]int // pods that the pod must not be near
-	// forbidden counts, by domain, the pods that must not be near this one.
-	forbidden     map[domain]int
-	forbiddenKeys []string
+	far  []tally // for each of them, the pods that the pod must not be near
+	// forbidden counts, for each topology, the pods that must not be near this
+	// one.
+	forbidden map[string]*tally
 }
 
 func (c *cluster) podRules(p *podInfo) podRules {
@@ -27,27 +24,27 @@ func (c *cluster) podRules(p *podInfo) podRules {
 		r.required, r.anti = a.required, a.requiredAnti
 	}
 	if len(r.required) > 0 {
+		for i := range r.required {
+			r.near = append(r.near, c.newTally(r.required[i].topology))
+		}
 		k := c.counterOf(matchersOf(r.required)...)
-		r.near = map[domain]int{}
 		for n, count := range k.nodes {
 			r.addNear(n, count)
 		}
 		r.self = k.finds(c, p)
 	}
-	if len(r.anti) > 0 {
-		r.far = map[domain]int{}
-		for i := range r.anti {
-			for n, count := range c.counterOf(r.anti[i].matcher).nodes {
-				addDomain(r.far, n, r.anti[i].topology, count)
-			}
+	for i := range r.anti {
+		far := c.newTally(r.anti[i].topology)
+		for n, count := range c.counterOf(r.anti[i].matcher).nodes {
+			far.add(n, count)
 		}
+		r.far = append(r.far, far)
 	}
 	for _, g := range c.groups[requiredAntiTerms] {
-		if !g.finds(p, c.namespaces) {
-			continue
-		}
-		for n, count := range g.nodes {
-			r.forbid(n, g.topology, count)
+		if g.finds(p, c.namespaces) {
+			for n, count := range g.nodes {
+				r.forbid(c, n, g.topology, count)
+			}
 		}
 	}
 	return r
@@ -61,64 +58,57 @@ func matchersOf(list []affinityTerm) []matcher {
 	return out
 }
 
-// addDomain counts at the node's value of a topology, if it has one.
-func addDomain(counts map[domain]int, n *node, key string, count int) {
-	if n.obj == nil {
-		return
-	}
-	if value, ok := n.label(key); ok {
-		d := domain{key, value}
-		if counts[d] += count; counts[d] == 0 {
-			delete(counts, d)
+func (r *podRules) addNear(n *node, count int) {
+	for i := range r.near {
+		if r.near[i].domain(n) != none {
+			r.near[i].add(n, count)
+			r.anywhere += count
 		}
 	}
 }
 
-func (r *podRules) addNear(n *node, count int) {
-	for i := range r.required {
-		addDomain(r.near, n, r.required[i].topology, count)
+func (r *podRules) forbid(c *cluster, n *node, key string, count int) {
+	t := r.forbidden[key]
+	if t == nil {
+		made := c.newTally(key)
+		t = &made
+		if r.forbidden == nil {
+			r.forbidden = map[string]*tally{}
+		}
+		r.forbidden[key] = t
 	}
+	t.add(n, count)
 }
 
 func (r *podRules) check(n *node) verdict {
 	if len(r.required) > 0 && !r.isNear(n) {
 		return only(affinityMismatch, true)
 	}
-	for i := range r.anti {
-		if value, ok := n.label(r.anti[i].topology); ok && r.far[domain{r.anti[i].topology, value}] > 0 {
+	for i := range r.far {
+		if count, _ := r.far[i].at(n); count > 0 {
 			return only(antiAffinityMismatch, false)
 		}
 	}
-	for _, key := range r.forbiddenKeys {
-		if value, ok := n.label(key); ok && r.forbidden[domain{key, value}] > 0 {
+	for _, t := range r.forbidden {
+		if count, _ := t.at(n); count > 0 {
 			return only(othersAntiAffinity, false)
 		}
 	}
 	return verdict{}
 }
 
-func (r *podRules) forbid(n *node, key string, count int) {
-	if r.forbidden == nil {
-		r.forbidden = map[domain]int{}
-	}
-	if !slices.Contains(r.forbiddenKeys, key) {
-		r.forbiddenKeys = append(r.forbiddenKeys, key)
-	}
-	addDomain(r.forbidden, n, key, count)
-}
-
 // isNear: every term has its company in the node's domain; or none has company
 // anywhere and the pod is what it looks for, the first of its kind.
 func (r *podRules) isNear(n *node) bool {
 	all := true
-	for i := range r.required {
-		value, ok := n.label(r.required[i].topology)
+	for i := range r.near {
+		count, ok := r.near[i].at(n)
 		if !ok {
 			return false
 		}
-		all = all && r.near[domain{r.required[i].topology, value}] > 0
+		all = all && count > 0
 	}
-	return all || r.self && len(r.near) == 0
+	return all || r.self && r.anywhere == 0
 }
 
 // shift follows a pod that is thought to come to or go from a node.
@@ -128,7 +118,7 @@ func (r *podRules) shift(c *cluster, me *podInfo, n *node, p *podInfo, sign int)
 	}
 	for i := range r.anti {
 		if r.anti[i].finds(p, c.namespaces) {
-			addDomain(r.far, n, r.anti[i].topology, sign)
+			r.far[i].add(n, sign)
 		}
 	}
 	if p.affinity == nil {
@@ -136,7 +126,7 @@ func (r *podRules) shift(c *cluster, me *podInfo, n *node, p *podInfo, sign int)
 	}
 	for i := range p.affinity.requiredAnti {
 		if t := &p.affinity.requiredAnti[i]; t.finds(me, c.namespaces) {
-			r.forbid(n, t.topology, sign)
+			r.forbid(c, n, t.topology, sign)
 		}
 	}
 }

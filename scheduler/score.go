@@ -178,30 +178,28 @@ func imageName(name string) string {
 // addPods prefers nodes near the pods that the pod likes and that like it, and
 // far from those that do not.
 func (y *cycle) addPods(total, scores []int64, nodes []*node) {
-	weights := map[string]map[string]int64{} // by topology key, then value
-	add := func(n *node, key string, weight int64) {
-		if n.obj == nil || weight == 0 {
-			return
+	weights := map[string]*tally{} // by topology
+	add := func(n *node, key string, weight int) {
+		t := weights[key]
+		if t == nil {
+			made := y.c.newTally(key)
+			t = &made
+			weights[key] = t
 		}
-		if value, ok := n.label(key); ok {
-			if weights[key] == nil {
-				weights[key] = map[string]int64{}
-			}
-			weights[key][value] += weight
-		}
+		t.add(n, weight)
 	}
 	if a := y.p.affinity; a != nil {
 		for i := range a.preferred {
 			t := &a.preferred[i]
 			for n, count := range y.c.counterOf(t.matcher).nodes {
-				add(n, t.topology, t.weight*int64(count))
+				add(n, t.topology, int(t.weight)*count)
 			}
 		}
 	}
 	for _, g := range y.c.groups[scoredTerms] {
 		if g.finds(y.p, y.c.namespaces) {
 			for n, count := range g.nodes {
-				add(n, g.topology, g.weight*int64(count))
+				add(n, g.topology, int(g.weight)*count)
 			}
 		}
 	}
@@ -211,10 +209,9 @@ func (y *cycle) addPods(total, scores []int64, nodes []*node) {
 	least, most := int64(math.MaxInt64), int64(math.MinInt64)
 	for i, n := range nodes {
 		scores[i] = 0
-		for key, values := range weights {
-			if value, ok := n.label(key); ok {
-				scores[i] += values[value]
-			}
+		for _, t := range weights {
+			sum, _ := t.at(n)
+			scores[i] += int64(sum)
 		}
 		least, most = min(least, scores[i]), max(most, scores[i])
 	}

@@ -29,12 +29,10 @@ func (y *cycle) addSpread(total, scores []int64, nodes []*node) {
 	}
 	ignored := make([]bool, len(nodes))
 	floats := make([]float64, len(nodes))
-	for i, n := range nodes {
-		if own {
-			for r := range rules {
-				_, ok := n.label(rules[r].key)
-				ignored[i] = ignored[i] || !ok
-			}
+	for r := range rules {
+		t := y.c.topologyOf(rules[r].key)
+		for i, n := range nodes {
+			ignored[i] = ignored[i] || own && t.domain(n) == none
 		}
 	}
 	for r := range rules {
@@ -62,38 +60,25 @@ func (y *cycle) addSpread(total, scores []int64, nodes []*node) {
 // more weighty the more domains there are.
 func (y *cycle) addSpreadRule(sums []float64, r *softSpread, nodes []*node, ignored []bool) {
 	k := y.c.counterOf(r.matcher)
-	domains := map[string]int{}
+	t := y.c.newTally(r.key)
+	wanted := make([]bool, len(t.counts)) // domains with a node to choose
+	size := 0
 	for i, n := range nodes {
-		if value, ok := n.label(r.key); ok && !ignored[i] {
-			domains[value] = 0
+		if d := t.domain(n); d != none && !ignored[i] && !wanted[d] {
+			wanted[d] = true
+			size++
 		}
 	}
-	size := len(domains)
-	if r.key == corev1.LabelHostname {
-		size = len(nodes)
-	} else {
-		for n, count := range k.nodes {
-			if n.obj == nil || !r.counted(n) {
-				continue
-			}
-			if value, ok := n.label(r.key); ok {
-				if _, wanted := domains[value]; wanted {
-					domains[value] += count
-				}
-			}
+	for n, count := range k.nodes {
+		if d := t.domain(n); d != none && wanted[d] && (r.key == corev1.LabelHostname || r.counted(n)) {
+			t.counts[d] += count
 		}
 	}
 	weight := math.Log(float64(size + 2))
 	for i, n := range nodes {
-		value, ok := n.label(r.key)
-		if !ok || ignored[i] {
-			continue
+		if count, ok := t.at(n); ok && !ignored[i] {
+			sums[i] += float64(count)*weight + float64(r.maxSkew-1)
 		}
-		count := domains[value]
-		if r.key == corev1.LabelHostname {
-			count = k.nodes[n]
-		}
-		sums[i] += float64(count)*weight + float64(r.maxSkew-1)
 	}
 }
 

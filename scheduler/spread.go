@@ -9,45 +9,41 @@ import (
 )
 
 // spreadRule is a topology spread constraint of the pod that must hold, with
-// the pods that it counts, by value of its topology.
+// the pods that it counts, by domain.
 type spreadRule struct {
 	matcher
+	tally
 	key        string
 	maxSkew    int
 	minDomains int
 	self       int // 1 if the pod counts itself
-	counts     map[string]int
-	smallest   int                // of counts, while
-	known      bool               // this holds
-	labelled   func(n *node) bool // the node has the labels of all rules
-	counted    func(n *node) bool // the node is one whose pods count
+	// eligible tells the domains that count: those with a node that counts.
+	eligible []bool
+	present  int                // how many
+	smallest int                // of their counts, while
+	known    bool               // this holds
+	labelled func(n *node) bool // the node has the labels of all rules
+	counted  func(n *node) bool // the node is one whose pods count
 }
 
 // spreadRules gathers the constraints that must hold.
 func (c *cluster) spreadRules(y *cycle) []spreadRule {
 	var rules []spreadRule
-	var keys []string
+	var keys []*topology
 	for i := range y.p.pod.Spec.TopologySpreadConstraints {
 		t := &y.p.pod.Spec.TopologySpreadConstraints[i]
 		if t.WhenUnsatisfiable == corev1.DoNotSchedule {
 			rules = append(rules, newSpreadRule(y, t))
-			keys = append(keys, t.TopologyKey)
+			keys = append(keys, c.topologyOf(t.TopologyKey))
 		}
 	}
 	for i := range rules {
-		rules[i].labelled = func(n *node) bool { return hasLabels(n, keys) }
+		rules[i].labelled = func(n *node) bool {
+			return !slices.ContainsFunc(keys, func(t *topology) bool { return t.domain(n) == none })
+		}
 		rules[i].gather(c)
 	}
 	return rules
-}
-
-func hasLabels(n *node, keys []string) bool {
-	for _, k := range keys {
-		if _, ok := n.label(k); !ok {
-			return false
-		}
-	}
-	return true
 }
 
 func newSpreadRule(y *cycle, t *corev1.TopologySpreadConstraint) spreadRule {
@@ -96,11 +92,16 @@ func countedNodes(y *cycle, t *corev1.TopologySpreadConstraint) func(*node) bool
 }
 
 func (r *spreadRule) gather(c *cluster) {
-	r.counts = map[string]int{}
+	r.tally = c.newTally(r.key)
+	r.eligible = make([]bool, len(r.counts))
 	k := c.counterOf(r.matcher)
 	for _, n := range c.order {
-		if value, ok := n.label(r.key); ok && r.labelled(n) && r.counted(n) {
-			r.counts[value] += k.nodes[n]
+		if d := r.domain(n); d != none && r.labelled(n) && r.counted(n) {
+			r.counts[d] += k.nodes[n]
+			if !r.eligible[d] {
+				r.eligible[d] = true
+				r.present++
+			}
 		}
 	}
 }
@@ -112,30 +113,31 @@ func (r *spreadRule) least() int {
 		return r.smallest
 	}
 	r.smallest, r.known = math.MaxInt, true
-	for _, n := range r.counts {
-		r.smallest = min(r.smallest, n)
+	for d, n := range r.counts {
+		if r.eligible[d] {
+			r.smallest = min(r.smallest, n)
+		}
 	}
-	if len(r.counts) < r.minDomains {
+	if r.present < r.minDomains {
 		r.smallest = 0
 	}
 	return r.smallest
 }
 
 func (r *spreadRule) check(n *node) verdict {
-	value, ok := n.label(r.key)
+	count, ok := r.at(n)
 	if !ok {
 		return only(spreadLabelMissing, true)
 	}
-	if r.counts[value]+r.self-r.least() > r.maxSkew {
+	if count+r.self-r.least() > r.maxSkew {
 		return only(spreadTooUneven, false)
 	}
 	return verdict{}
 }
 
 func (r *spreadRule) shift(c *cluster, n *node, p *podInfo, sign int) {
-	value, ok := n.label(r.key)
-	if ok && r.labelled(n) && r.counted(n) && r.finds(p, c.namespaces) {
-		r.counts[value] += sign
+	if r.domain(n) != none && r.labelled(n) && r.counted(n) && r.finds(p, c.namespaces) {
+		r.add(n, sign)
 		r.known = false
 	}
 }
