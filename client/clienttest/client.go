@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -191,7 +192,15 @@ func (c *Client) replace(row *api.Resource, old, obj client.Object, subresource 
 // gone says that nothing keeps a deleted object any more.
 func gone(obj client.Object) bool {
 	grace := obj.GetDeletionGracePeriodSeconds()
-	return obj.GetDeletionTimestamp() != nil && len(obj.GetFinalizers()) == 0 && (grace == nil || *grace == 0)
+	return obj.GetDeletionTimestamp() != nil && !held(obj) && (grace == nil || *grace == 0)
+}
+
+// held says that finalizers keep an object, those of a namespace's spec too.
+func held(obj client.Object) bool {
+	if ns, ok := obj.(*corev1.Namespace); ok && len(ns.Spec.Finalizers) > 0 {
+		return true
+	}
+	return len(obj.GetFinalizers()) > 0
 }
 
 func (c *Client) Delete(_ context.Context, row *api.Resource, key client.Key, opts metav1.DeleteOptions) error {
@@ -211,7 +220,7 @@ func (c *Client) Delete(_ context.Context, row *api.Resource, key client.Key, op
 	if old.GetDeletionTimestamp() == nil {
 		setPropagation(obj, opts.PropagationPolicy)
 	}
-	seconds, stays := int64(0), len(obj.GetFinalizers()) > 0
+	seconds, stays := int64(0), held(obj)
 	if row.Graceful != nil {
 		var graceful bool
 		seconds, graceful = row.Graceful(obj, opts.GracePeriodSeconds)
@@ -225,6 +234,9 @@ func (c *Client) Delete(_ context.Context, row *api.Resource, key client.Key, op
 		deadline := metav1.NewTime(time.Now().Add(time.Duration(seconds) * time.Second))
 		obj.SetDeletionTimestamp(&deadline)
 		obj.SetDeletionGracePeriodSeconds(&seconds)
+		if row.Deleting != nil {
+			row.Deleting(obj)
+		}
 	}
 	if !equality.Semantic.DeepEqual(obj, old) {
 		c.commit(row, old, obj)
