@@ -28,6 +28,8 @@ var now = time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC)
 //	default  the object as it is after that, without metadata
 //	update   judges the second document as successor of the first
 //	status   likewise, through the status endpoint; any endpoint's name will do
+//	warn     the warnings about the object, or about the second document as
+//	         successor of the first
 //	table    the cells of each document
 func TestGolden(t *testing.T) {
 	files, err := filepath.Glob("testdata/*.txt")
@@ -48,7 +50,7 @@ func runGolden(t *testing.T, file string) {
 	for _, block := range strings.Split(strings.TrimSpace(string(text)), "\n\n\n") {
 		in, want, _ := strings.Cut(block, "\n----\n")
 		command, input, _ := strings.Cut(in, "\n")
-		got := strings.TrimSpace(golden(t, command, input))
+		got := or(strings.TrimSpace(golden(t, command, input)), "nothing")
 		if !*rewrite && got != strings.TrimSpace(want) {
 			t.Errorf("%s\n---- got\n%s\n---- want\n%s", in, got, want)
 		}
@@ -76,6 +78,8 @@ func golden(t *testing.T, command, input string) string {
 	case "default":
 		created(row, obj)
 		return yamlText(t, obj)
+	case "warn":
+		return warnings(row, docs)
 	case "table":
 		return tableText(row, docs)
 	case "update":
@@ -92,6 +96,16 @@ func golden(t *testing.T, command, input string) string {
 	row.Default(obj)
 	sub.PrepareUpdate(obj, docs[0])
 	return errorText(sub.ValidateUpdate(obj, docs[0]))
+}
+
+func warnings(row *Resource, docs []Object) string {
+	created(row, docs[0])
+	if len(docs) == 1 {
+		return strings.Join(row.Warnings(docs[0], nil), "\n")
+	}
+	row.Default(docs[1])
+	row.PrepareUpdate(docs[1], docs[0])
+	return strings.Join(row.Warnings(docs[1], docs[0]), "\n")
 }
 
 func created(row *Resource, obj Object) field.ErrorList {

@@ -40,6 +40,7 @@ func deploymentRow() *Resource {
 		Status: true, Generation: true,
 		Default:  defaultDeployment,
 		Validate: validateDeployment,
+		Warnings: templateWarnings(specPath.Child("template", "spec"), func(d *appsv1.Deployment) *corev1.PodSpec { return &d.Spec.Template.Spec }),
 		ValidateUpdate: func(d, old *appsv1.Deployment) field.ErrorList {
 			return immutable(d.Spec.Selector, old.Spec.Selector, specPath.Child("selector"))
 		},
@@ -187,6 +188,7 @@ func replicaSetRow() *Resource {
 			unset(&r.Spec.Replicas, 1)
 		},
 		Validate: validateReplicaSet,
+		Warnings: templateWarnings(specPath.Child("template", "spec"), func(r *appsv1.ReplicaSet) *corev1.PodSpec { return &r.Spec.Template.Spec }),
 		ValidateUpdate: func(r, old *appsv1.ReplicaSet) field.ErrorList {
 			return immutable(r.Spec.Selector, old.Spec.Selector, specPath.Child("selector"))
 		},

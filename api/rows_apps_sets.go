@@ -28,6 +28,7 @@ func daemonSetRow() *Resource {
 		PrepareCreate: func(d *appsv1.DaemonSet) { setTemplateGeneration(d, 1) },
 		PrepareUpdate: prepareDaemonSetUpdate,
 		Validate:      validateDaemonSet,
+		Warnings:      templateWarnings(specPath.Child("template", "spec"), func(d *appsv1.DaemonSet) *corev1.PodSpec { return &d.Spec.Template.Spec }),
 		ValidateUpdate: func(d, old *appsv1.DaemonSet) field.ErrorList {
 			return immutable(d.Spec.Selector, old.Spec.Selector, specPath.Child("selector"))
 		},
@@ -139,6 +140,7 @@ func statefulSetRow() *Resource {
 		Status: true, Generation: true,
 		Default:        defaultStatefulSet,
 		Validate:       validateStatefulSet,
+		Warnings:       templateWarnings(specPath.Child("template", "spec"), func(s *appsv1.StatefulSet) *corev1.PodSpec { return &s.Spec.Template.Spec }),
 		ValidateUpdate: validateStatefulSetUpdate,
 		ValidateStatus: validateStatefulSetStatus,
 		Subresources: []Subresource{scaleEndpoint(

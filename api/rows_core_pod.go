@@ -28,6 +28,7 @@ func podRow() *Resource {
 		ValidateUpdate: validatePodUpdate,
 		PrepareStatus:  preparePodStatus,
 		ValidateStatus: validatePodStatus,
+		Warnings:       templateWarnings(specPath, func(p *corev1.Pod) *corev1.PodSpec { return &p.Spec }),
 		Graceful:       podGrace,
 		Subresources: []Subresource{
 			endpoint("ephemeralcontainers", objectVerbs, prepareEphemeral, validateEphemeralUpdate),

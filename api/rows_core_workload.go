@@ -5,6 +5,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
@@ -37,10 +38,12 @@ func replicationControllerRow() *Resource {
 		GroupVersion: corev1.SchemeGroupVersion, Plural: "replicationcontrollers", Short: []string{"rc"}, Categories: []string{"all"}, Namespaced: true,
 		List:   &corev1.ReplicationControllerList{},
 		Status: true, Generation: true,
-		Default:        defaultReplicationController,
-		Validate:       validateReplicationController,
-		ValidateStatus: validateReplicationStatus,
-		Subresources:   []Subresource{scaleEndpoint(replicationScale, func(r *corev1.ReplicationController, n int32) { r.Spec.Replicas = &n })},
+		// The only version there is promises orphans to who names no policy.
+		DefaultPropagation: metav1.DeletePropagationOrphan,
+		Default:            defaultReplicationController,
+		Validate:           validateReplicationController,
+		ValidateStatus:     validateReplicationStatus,
+		Subresources:       []Subresource{scaleEndpoint(replicationScale, func(r *corev1.ReplicationController, n int32) { r.Spec.Replicas = &n })},
 		Columns: columns(nameColumn,
 			column("Desired", "integer", corev1.ReplicationControllerSpec{}.SwaggerDoc()["replicas"]),
 			column("Current", "integer", doc["replicas"]),

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -98,18 +99,37 @@ func command(dir string, args ...string) ([]byte, error) {
 	return out, err
 }
 
-// packages are those of all served types and of what their fields are made of.
+// packages are those of all served types and of what their fields are made of:
+// a package that is left out has its types under other names.
 func packages() []string {
-	out := []string{
-		"k8s.io/apimachinery/pkg/apis/meta/v1", "k8s.io/apimachinery/pkg/runtime", "k8s.io/apimachinery/pkg/version",
-		"k8s.io/apimachinery/pkg/api/resource", "k8s.io/apimachinery/pkg/util/intstr",
-	}
+	seen, found := map[reflect.Type]bool{}, map[string]bool{}
 	for _, typ := range openapi.Types(api.Builtin()) {
-		out = append(out, typ.PkgPath())
+		collect(typ, seen, found)
 	}
-	slices.Sort(out)
-	return slices.Compact(out)
+	return slices.Sorted(maps.Keys(found))
 }
+
+func collect(typ reflect.Type, seen map[reflect.Type]bool, packages map[string]bool) {
+	switch typ.Kind() {
+	case reflect.Pointer, reflect.Slice:
+		collect(typ.Elem(), seen, packages)
+	case reflect.Map:
+		collect(typ.Key(), seen, packages)
+		collect(typ.Elem(), seen, packages)
+	}
+	if seen[typ] || !strings.HasPrefix(typ.PkgPath(), "k8s.io/") {
+		return
+	}
+	seen[typ], packages[typ.PkgPath()] = true, true
+	if typ.Kind() != reflect.Struct || !typ.Implements(modelled) {
+		return // its inside is not shown
+	}
+	for i := range typ.NumField() {
+		collect(typ.Field(i).Type, seen, packages)
+	}
+}
+
+var modelled = reflect.TypeFor[interface{ OpenAPIModelName() string }]()
 
 // write keeps the definitions that served types lead to.
 func write(name string, lines []byte) error {
