@@ -99,6 +99,9 @@ func (w *worker) setup(ctx context.Context, pod *corev1.Pod) (time.Time, error) 
 		return time.Time{}, nil
 	}
 	w.k.refs.wait(ctx, pod)
+	if err := w.volumeImages(pod); err != nil {
+		return time.Time{}, err
+	}
 	w.files.Lock()
 	defer w.files.Unlock()
 	if err := ctx.Err(); err != nil {
@@ -129,6 +132,9 @@ func (w *worker) runSandbox(pod *corev1.Pod, attempt uint32) error {
 
 func (w *worker) makeSandbox(pod *corev1.Pod, attempt uint32) error {
 	k := w.k
+	if attempt > 0 {
+		k.events.Event(pod, corev1.EventTypeNormal, "SandboxChanged", "Pod sandbox changed, it will be killed and re-created.")
+	}
 	for _, old := range w.seen.Load().sandboxes {
 		if err := k.cfg.Runtime.StopPodSandbox(w.live, old.Id); err != nil && !missing(err) {
 			return err
@@ -137,6 +143,9 @@ func (w *worker) makeSandbox(pod *corev1.Pod, attempt uint32) error {
 	config, err := spec.Sandbox(pod, attempt, k.node)
 	if err != nil {
 		return err
+	}
+	if err := k.shareCPU(); err != nil {
+		return fmt.Errorf("the cgroup of the pod's class could not be set: %w", err)
 	}
 	if err := k.cgroups.Set(config.Linux.CgroupParent, config.Linux.Resources, 0); err != nil {
 		return fmt.Errorf("the pod's cgroup could not be made: %w", err)
@@ -192,10 +201,7 @@ func (w *worker) cleanup(pod *corev1.Pod) error {
 	if err := w.k.volumes.Teardown(pod.UID); err != nil {
 		return err
 	}
-	if pods := spec.CgroupParent(pod, w.k.node); pods != "" {
-		return w.k.cgroups.Remove(pods)
-	}
-	return nil
+	return w.k.cgroups.Remove(spec.CgroupParent(pod, w.k.node))
 }
 
 // deletePod confirms a deletion: nothing of the pod runs any more. A pod of the

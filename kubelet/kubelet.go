@@ -85,12 +85,16 @@ type Kubelet struct {
 	logs    *rotation
 	images  pulls
 
+	classes sync.Mutex // held while shares is set
+	shares  int64      // of all burstable pods, as last set
+
 	effects sync.WaitGroup // everything that workers have started
 
-	mu      sync.Mutex
-	workers map[types.UID]*worker
-	own     atomic.Pointer[corev1.Node] // this node's object, as last seen
-	relist  chan struct{}               // images changed: the node's list is to be renewed
+	mu       sync.Mutex
+	workers  map[types.UID]*worker
+	own      atomic.Pointer[corev1.Node] // this node's object, as last seen
+	relist   chan struct{}               // images changed: the node's list is to be renewed
+	imageUse map[string]time.Time        // when an image was last in use; keepNode's
 }
 
 // New looks at the machine. It changes nothing yet.

@@ -484,3 +484,40 @@ func TestAdmission(t *testing.T) {
 	}
 	b.awaitEvent("OutOfcpu", "Node didn't have enough resource")
 }
+
+func TestDisposableImages(t *testing.T) {
+	now := time.Now()
+	list := []usedImage{{"young", 50, now.Add(-time.Minute)}, {"old", 10, now.Add(-time.Hour)}, {"older", 20, now.Add(-2 * time.Hour)}, {"oldest", 30, now.Add(-3 * time.Hour)}}
+	var got []string
+	for _, i := range disposable(list, now, 45) {
+		got = append(got, i.id)
+	}
+	if strings.Join(got, " ") != "oldest older" {
+		t.Error(got)
+	}
+	if len(disposable(list, now, 0)) != 0 || len(disposable(list, now, 1000)) != 3 {
+		t.Error("too few or too many")
+	}
+	for _, tc := range [][3]int64{{100, 16, 0}, {100, 15, 5}, {100, 0, 20}} {
+		if got := excess(tc[0], tc[1]); got != tc[2] {
+			t.Errorf("excess(%d, %d) = %d", tc[0], tc[1], got)
+		}
+	}
+}
+
+func TestEphemeralContainer(t *testing.T) {
+	b := newBench(t)
+	b.create(testPod("a"))
+	p := b.await("a", "ready", ready).DeepCopy()
+	p.Spec.EphemeralContainers = []corev1.EphemeralContainer{{TargetContainerName: "app", EphemeralContainerCommon: corev1.EphemeralContainerCommon{Name: "debug", Image: "app:1"}}}
+	p.Generation++
+	b.client.Inject(p)
+	b.await("a", "debugged", func(p *corev1.Pod) bool {
+		return len(p.Status.EphemeralContainerStatuses) == 1 && p.Status.EphemeralContainerStatuses[0].State.Running != nil
+	})
+	b.cri.end("debug", 1)
+	got := b.await("a", "debugged no more", func(p *corev1.Pod) bool { return p.Status.EphemeralContainerStatuses[0].State.Terminated != nil })
+	if !ready(got) {
+		t.Errorf("an ephemeral container's end shows in the pod: %+v", got.Status.Conditions)
+	}
+}

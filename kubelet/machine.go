@@ -129,3 +129,27 @@ func (m machine) allocatable(maxPods int) corev1.ResourceList {
 	out[corev1.ResourceEphemeralStorage] = *resource.NewQuantity(m.disk/10*9, resource.BinarySI)
 	return out
 }
+
+// The thresholds of node-pressure eviction that hold by default on Linux.
+
+func lowMemory() bool { return meminfo("/proc/meminfo")["MemAvailable"] < reservedMemory }
+
+func lowDisk(root string) bool {
+	var fs unix.Statfs_t
+	if unix.Statfs(root, &fs) != nil {
+		return false
+	}
+	return fs.Bavail*10 < fs.Blocks || fs.Files > 0 && fs.Ffree*20 < fs.Files
+}
+
+// lowPIDs: upstream has no default threshold; the last percent is low anywhere.
+func lowPIDs() bool {
+	limit, err1 := strconv.ParseInt(line("/proc/sys/kernel/pid_max"), 10, 64)
+	f := strings.Fields(line("/proc/loadavg"))
+	if err1 != nil || len(f) < 4 {
+		return false
+	}
+	_, total, _ := strings.Cut(f[3], "/")
+	n, err := strconv.ParseInt(total, 10, 64)
+	return err == nil && n*100 > limit*99
+}

@@ -39,6 +39,9 @@ func (k *Kubelet) keepNode(ctx context.Context) error {
 		case <-k.relist:
 		case <-timer.C:
 		}
+		if err := k.collectImages(ctx); err != nil && ctx.Err() == nil {
+			k.log.Warn("unused images could not be looked for", "err", err)
+		}
 		if err := k.syncNode(ctx); err != nil && ctx.Err() == nil {
 			k.log.Warn("the node's status could not be written and will be again", "node", k.cfg.NodeName, "err", err)
 			timer.Reset(wait)
@@ -165,9 +168,12 @@ func (k *Kubelet) condition(ctx context.Context, n, old *corev1.Node) {
 		n.Status.Features = &corev1.NodeFeatures{SupplementalGroupsPolicy: &supplemental}
 	}
 	for _, c := range []corev1.NodeCondition{
-		k.pressure(corev1.NodeMemoryPressure, "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-		k.pressure(corev1.NodeDiskPressure, "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-		k.pressure(corev1.NodePIDPressure, "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+		pressure(corev1.NodeMemoryPressure, lowMemory(), "KubeletHasSufficientMemory", "kubelet has sufficient memory available",
+			"KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+		pressure(corev1.NodeDiskPressure, lowDisk(k.cfg.Root), "KubeletHasNoDiskPressure", "kubelet has no disk pressure",
+			"KubeletHasDiskPressure", "kubelet has disk pressure"),
+		pressure(corev1.NodePIDPressure, lowPIDs(), "KubeletHasSufficientPID", "kubelet has sufficient PID available",
+			"KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
 		ready,
 	} {
 		setNodeCondition(&n.Status, c)
@@ -177,8 +183,11 @@ func (k *Kubelet) condition(ctx context.Context, n, old *corev1.Node) {
 	}
 }
 
-func (k *Kubelet) pressure(t corev1.NodeConditionType, reason, message string) corev1.NodeCondition {
-	return corev1.NodeCondition{Type: t, Status: corev1.ConditionFalse, Reason: reason, Message: message}
+func pressure(t corev1.NodeConditionType, low bool, good, goodText, bad, badText string) corev1.NodeCondition {
+	if low {
+		return corev1.NodeCondition{Type: t, Status: corev1.ConditionTrue, Reason: bad, Message: badText}
+	}
+	return corev1.NodeCondition{Type: t, Status: corev1.ConditionFalse, Reason: good, Message: goodText}
 }
 
 func setNodeCondition(st *corev1.NodeStatus, c corev1.NodeCondition) {

@@ -14,6 +14,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"proa/kubelet/lifecycle"
+	"proa/kubelet/volume"
 )
 
 // pull brings the image of one start, as the container's pull policy says.
@@ -94,6 +95,7 @@ func (w *worker) fetch(pod *corev1.Pod, c *corev1.Container, image *cri.ImageSpe
 	size := uint64(0)
 	if got, err := w.k.cfg.Images.ImageStatus(w.live, &cri.ImageSpec{Image: ref}, false); err == nil {
 		size = got.GetImage().GetSize()
+		w.k.recordPull(got.GetImage().GetId())
 	}
 	total := time.Since(begun).Truncate(time.Millisecond)
 	w.k.container(pod, c, corev1.EventTypeNormal, "Pulled", fmt.Sprintf("Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.",
@@ -103,6 +105,20 @@ func (w *worker) fetch(pod *corev1.Pod, c *corev1.Container, image *cri.ImageSpe
 	default:
 	}
 	return ref, nil
+}
+
+// volumeImages brings the images that are mounted as volumes.
+func (w *worker) volumeImages(pod *corev1.Pod) error {
+	for i := range pod.Spec.Volumes {
+		v := pod.Spec.Volumes[i].Image
+		if v == nil {
+			continue
+		}
+		if _, err := w.bring(pod, &corev1.Container{Name: pod.Spec.Volumes[i].Name, Image: v.Reference, ImagePullPolicy: v.PullPolicy}); err != nil {
+			return &volume.Error{Volume: pod.Spec.Volumes[i].Name, Err: err}
+		}
+	}
+	return nil
 }
 
 // pulls lets one pull of an image without credentials of its own serve everybody

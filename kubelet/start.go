@@ -111,6 +111,9 @@ func (w *worker) config(pod *corev1.Pod, a lifecycle.Action, ref string, ips []s
 		return nil, fmt.Errorf("image %q is not on the node any more: %v", a.Container.Image, err)
 	}
 	s.Image = got.Image
+	if s.Target, err = w.target(pod, a.Container.Name); err != nil {
+		return nil, err
+	}
 	if s.Env, s.Vars, err = spec.Env(pod, a.Container, ips, w.k.node, sources{w.k.cfg.Client}); err != nil {
 		return nil, err
 	}
@@ -123,6 +126,24 @@ func (w *worker) config(pod *corev1.Pod, a lifecycle.Action, ref string, ips []s
 		return nil, err
 	}
 	return spec.Container(pod, a.Container, s, w.k.node)
+}
+
+// target is the ID of the container that an ephemeral one names as its target.
+func (w *worker) target(pod *corev1.Pod, name string) (string, error) {
+	for i := range pod.Spec.EphemeralContainers {
+		c := &pod.Spec.EphemeralContainers[i]
+		if c.Name != name || c.TargetContainerName == "" {
+			continue
+		}
+		seen := w.seen.Load()
+		if st := seen.status(c.TargetContainerName); st != nil && st.State.Running != nil {
+			if inst := seen.instance(st.ContainerID); inst != nil {
+				return inst.Id, nil
+			}
+		}
+		return "", fmt.Errorf("unable to find target container %q", c.TargetContainerName)
+	}
+	return "", nil
 }
 
 // ownMounts adds the hosts file, unless the pod mounts one, and the file that a

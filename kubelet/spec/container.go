@@ -25,6 +25,7 @@ type Start struct {
 	MessageFile string // host path of the termination message, or ""
 	Env         []*cri.KeyValue
 	Vars        map[string]string // the same, for $(VAR) in command and args
+	Target      string            // the container whose processes an ephemeral one joins, or ""
 }
 
 // Container is the configuration of one container instance.
@@ -32,6 +33,9 @@ func Container(pod *corev1.Pod, c *corev1.Container, s Start, n *Node) (*cri.Con
 	security, err := containerSecurity(pod, c, s.Image)
 	if err != nil {
 		return nil, err
+	}
+	if s.Target != "" {
+		security.NamespaceOptions.Pid, security.NamespaceOptions.TargetId = cri.NamespaceMode_TARGET, s.Target
 	}
 	labels := podLabels(pod)
 	labels[LabelContainerName] = c.Name
