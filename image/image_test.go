@@ -518,10 +518,7 @@ func TestOverlay(t *testing.T) {
 		t.Fatal(err)
 	}
 	root := t.TempDir()
-	if err := unix.Mount("overlay", root, "overlay", 0, "lowerdir="+strings.Join(r.Lower, ":")+",upperdir="+r.Upper+",workdir="+r.Work); err != nil {
-		t.Fatal(err)
-	}
-	defer unix.Unmount(root, unix.MNT_DETACH)
+	mountOverlay(t, r, root)
 	stat := func(name string) unix.Stat_t {
 		var st unix.Stat_t
 		if err := unix.Lstat(filepath.Join(root, name), &st); err != nil {
@@ -561,6 +558,14 @@ func TestOverlay(t *testing.T) {
 	if bytes, inodes, err := s.Usage("c1"); err != nil || bytes < 100_000 || bytes > 150_000 || inodes != 2 {
 		t.Errorf("usage %d bytes, %d inodes, %v", bytes, inodes, err)
 	}
+}
+
+func mountOverlay(t *testing.T, r Rootfs, root string) {
+	t.Helper()
+	if err := unix.Mount("overlay", root, "overlay", 0, "lowerdir="+strings.Join(r.Lower, ":")+",upperdir="+r.Upper+",workdir="+r.Work); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(root, unix.MNT_DETACH) })
 }
 
 func whiteoutsHold(t *testing.T, root string) {

@@ -67,7 +67,7 @@ func TestUnusedFiles(t *testing.T) {
 		"usr/share/doc/python3/README":                         false,
 		"lib/x86_64-linux-gnu/libc.so.6":                       true,
 		"usr/lib/x86_64-linux-gnu/gconv/UTF-16.so":             false,
-		"bin/busybox":                                          true,
+		"bin/busybox": true,
 	} {
 		if got := flask.keep(path); got != want {
 			t.Errorf("keep(%s) = %v", path, got)
