@@ -47,7 +47,7 @@ func run(m *testing.M) int {
 			panic(fmt.Sprintf("%v: %s", err, text))
 		}
 	}
-	build("1", shimPath, "-tags", "seccomp,netgo,osusergo,runc_nocriu", "-ldflags", "-s -w -extldflags -static", "proa/cmd/proa-shim")
+	build("1", shimPath, "-tags", "seccomp,netgo,osusergo,runc_nocriu", "-ldflags", os.Getenv("SHIM_LD")+"-extldflags -static", "proa/cmd/proa-shim")
 	build("0", boxPath, "./testdata/box")
 	before := leftovers()
 	code := m.Run()

@@ -74,8 +74,9 @@ type Runtime struct {
 	streams streamServer
 	events  events
 	nano    nanoCores
+	filters sync.Map // hashes of seccomp profiles the shim has prepared
 
-	watches sync.WaitGroup // one a live shim
+	watches sync.WaitGroup // one a live shim, and short work for them
 	closing chan struct{}
 
 	// mu guards what follows and the records in it; nothing is waited for and
@@ -110,6 +111,7 @@ func New(cfg Config) (*Runtime, error) {
 	if r.shim, err = shimBinary(cfg); err != nil {
 		return nil, err
 	}
+	r.warmFilter(defaultSeccomp(defaultCapabilities))
 	if err := r.recover(context.Background()); err != nil {
 		return nil, errors.Join(err, r.Close(context.Background()))
 	}

@@ -1,10 +1,13 @@
 package runtime
 
 import (
+	"bytes"
+	"crypto/sha256"
 	_ "embed"
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	goruntime "runtime"
 	"slices"
 	"strings"
@@ -58,6 +61,29 @@ func seccompProfile(p *runtimeapi.SecurityProfile, caps []string) (*specs.LinuxS
 		return loadSeccomp(p.GetLocalhostRef())
 	}
 	return nil, nil
+}
+
+// warmFilter has the shim translate a profile ahead of the containers that will
+// use it, once each.
+func (r *Runtime) warmFilter(profile *specs.LinuxSeccomp) {
+	if profile == nil {
+		return
+	}
+	text, err := json.Marshal(profile)
+	if err != nil {
+		return
+	}
+	if _, known := r.filters.LoadOrStore(sha256.Sum256(text), true); known {
+		return
+	}
+	r.watches.Go(func() {
+		cmd := exec.Command(r.shim, "seccomp")
+		cmd.Stdin, cmd.Env = bytes.NewReader(text), shimEnv
+		// A profile that kills its process on the way out has served all the same.
+		if out, err := cmd.CombinedOutput(); err != nil && len(out) > 0 {
+			r.log.Warn("a seccomp profile could not be prepared; containers start slower", "err", err, "output", string(out))
+		}
+	})
 }
 
 func loadSeccomp(path string) (*specs.LinuxSeccomp, error) {

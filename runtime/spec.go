@@ -38,7 +38,11 @@ func (r *Runtime) containerSpec(rec containerRecord, img image.Image) (*specs.Sp
 			return nil, err
 		}
 	}
-	return buildSpec(in)
+	spec, err := buildSpec(in)
+	if err == nil {
+		r.warmFilter(spec.Linux.Seccomp)
+	}
+	return spec, err
 }
 
 // specInput is all that a container's specification follows from.

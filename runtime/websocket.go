@@ -8,9 +8,11 @@ import (
 	"io"
 	"net/http"
 
+	"github.com/go-logr/logr"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	"k8s.io/streaming/pkg/httpstream/wsstream"
+	"k8s.io/klog/v2"
 	utilexec "k8s.io/utils/exec"
 )
 
@@ -43,7 +45,8 @@ func (s *streamServer) serveWebSocket(w http.ResponseWriter, req *http.Request, 
 		remotecommand.StreamErr:    wsstream.WriteChannel,
 		remotecommand.StreamResize: wsstream.ReadChannel,
 	}}})
-	_, streams, err := conn.Open(w, req)
+	// The library reports every end of a connection as an error.
+	_, streams, err := conn.Open(w, req.WithContext(klog.NewContext(req.Context(), logr.Discard())))
 	if err != nil {
 		s.streamer.r.log.Debug("a stream could not be opened", "err", err)
 		return

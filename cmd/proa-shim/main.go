@@ -15,13 +15,19 @@ func main() {
 		case "init":
 			shim.Init()
 		case "pod":
-			if err := shim.Main(); err != nil {
-				fmt.Fprintln(os.Stderr, "proa-shim:", err)
-				os.Exit(1)
-			}
-			return
+			exit(shim.Main())
+		case "seccomp":
+			exit(shim.CacheFilter(os.Stdin))
 		}
 	}
 	fmt.Fprintln(os.Stderr, "proa-shim is started by proa, one a pod")
 	os.Exit(2)
+}
+
+func exit(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "proa-shim:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
 }
