@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -113,7 +115,7 @@ func (c *call) patch() error {
 	contentType := mediaTypeOf(c.r.Header.Get("Content-Type"))
 	kind, ok := patchTypes[contentType]
 	if !ok {
-		return unsupportedMedia(contentType)
+		return unsupportedMedia(contentType, slices.Sorted(maps.Keys(patchTypes))...)
 	}
 	body, err := c.readBody()
 	if err != nil {

@@ -31,7 +31,7 @@ const (
 func newSelection(row *api.Resource, labelText, fieldText string, scope *store.Scope) (Selection, error) {
 	ls, err := labels.Parse(labelText)
 	if err != nil {
-		return Selection{}, apierrors.NewBadRequest(fmt.Sprintf("unable to parse requirement: %v", err))
+		return Selection{}, apierrors.NewBadRequest(err.Error())
 	}
 	fs, err := fields.ParseSelector(fieldText)
 	if err != nil {
