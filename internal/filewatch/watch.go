@@ -1,0 +1,60 @@
+// Package filewatch tells when a file may have another content: by inotify,
+// without ever looking by itself. It follows files that are replaced by
+// renaming and symbolic links that are pointed elsewhere.
+package filewatch
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+const events = unix.IN_CLOSE_WRITE | unix.IN_MOVED_TO | unix.IN_CREATE | unix.IN_DELETE | unix.IN_MOVED_FROM
+
+// Watch calls changed after each possible change of the file at path, until
+// ctx ends. It may call it without need: for other files beside it, too.
+func Watch(ctx context.Context, path string, changed func()) error {
+	for {
+		err := once(ctx, path)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		changed()
+	}
+}
+
+// once returns after the first events. The watches are made anew each time,
+// since a link may lead elsewhere now.
+func once(ctx context.Context, path string) error {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return fmt.Errorf("watch %s: %w", path, err)
+	}
+	f := os.NewFile(uintptr(fd), "inotify") // non-blocking: Close ends a Read
+	defer f.Close()
+	for _, dir := range dirs(path) {
+		if _, err := unix.InotifyAddWatch(fd, dir, events); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("watch %s: %w", dir, err)
+		}
+	}
+	stop := context.AfterFunc(ctx, func() { f.Close() })
+	defer stop()
+	_, err = f.Read(make([]byte, 64<<10))
+	return err
+}
+
+// dirs are the directories in which a change could matter.
+func dirs(path string) []string {
+	out := []string{filepath.Dir(path)}
+	if real, err := filepath.EvalSymlinks(path); err == nil && real != path {
+		out = append(out, filepath.Dir(real))
+	}
+	return out
+}
