@@ -56,7 +56,32 @@ func workload(kind, spec string) string {
 	return "apiVersion: apps/v1\nkind: " + kind + "\nmetadata: {name: x, namespace: n}\nspec:\n  template: " + podTemplate + "\n  " + spec
 }
 
-func TestValidate(t *testing.T) {
+// judged is an object and what validation finds in it.
+type judged struct {
+	text string
+	want []string
+}
+
+func checkJudged(t *testing.T, cases []judged) {
+	t.Helper()
+	for _, c := range cases {
+		r, obj := read(t, c.text)
+		if got := told(r.Validate(obj)); !slices.Equal(got, c.want) {
+			t.Errorf("%s\ngot  %q\nwant %q\n%v", c.text, got, c.want, r.Validate(obj).ToAggregate())
+		}
+	}
+}
+
+// inNamespace and ofCluster begin an object.
+func inNamespace(api, kind, rest string) string {
+	return "apiVersion: " + api + "\nkind: " + kind + "\nmetadata: {name: x, namespace: n}\n" + rest
+}
+
+func ofCluster(api, kind, rest string) string {
+	return "apiVersion: " + api + "\nkind: " + kind + "\nmetadata: {name: x}\n" + rest
+}
+
+func TestValidateWorkloads(t *testing.T) {
 	const selector = "selector: {matchLabels: {a: b}}\n  "
 	job := func(spec, restart string) string {
 		return "apiVersion: batch/v1\nkind: Job\nmetadata: {name: x, namespace: n}\nspec: {template: {spec: {restartPolicy: " + restart + ", containers: [{name: c, image: i}]}}, " + spec + "}"
@@ -64,16 +89,7 @@ func TestValidate(t *testing.T) {
 	hpa := func(spec string) string {
 		return "apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata: {name: x, namespace: n}\nspec: {scaleTargetRef: {kind: Deployment, name: d}, " + spec + "}"
 	}
-	namedIn := func(api, kind, rest string) string {
-		return "apiVersion: " + api + "\nkind: " + kind + "\nmetadata: {name: x, namespace: n}\n" + rest
-	}
-	named := func(api, kind, rest string) string {
-		return "apiVersion: " + api + "\nkind: " + kind + "\nmetadata: {name: x}\n" + rest
-	}
-	for _, c := range []struct {
-		text string
-		want []string
-	}{
+	checkJudged(t, []judged{
 		{workload("Deployment", selector), nil},
 		{workload("Deployment", "replicas: -1"), []string{"spec.replicas: Invalid", "spec.selector: Required", "spec.template.metadata.labels: Invalid"}},
 		{workload("Deployment", "selector: {}"), []string{"spec.selector: Invalid"}},
@@ -100,7 +116,7 @@ func TestValidate(t *testing.T) {
 			[]string{"spec.podFailurePolicy.rules[0].action: Invalid", "spec.podFailurePolicy.rules[0].onExitCodes.values[0]: Invalid"}},
 		{job("completionMode: Indexed, completions: 5, successPolicy: {rules: [{succeededIndexes: '0-2,4', succeededCount: 5}]}", "Never"),
 			[]string{"spec.successPolicy.rules[0].succeededCount: Invalid"}},
-		{namedIn("batch/v1", "CronJob", "spec: {schedule: '* * * *', timeZone: Nowhere/Land, jobTemplate: {spec: {template: "+strings.Replace(podTemplate, "spec: {", "spec: {restartPolicy: Never, ", 1)+"}}}"),
+		{inNamespace("batch/v1", "CronJob", "spec: {schedule: '* * * *', timeZone: Nowhere/Land, jobTemplate: {spec: {template: "+strings.Replace(podTemplate, "spec: {", "spec: {restartPolicy: Never, ", 1)+"}}}"),
 			[]string{"spec.schedule: Invalid", "spec.timeZone: Invalid"}},
 
 		{hpa("maxReplicas: 3"), nil},
@@ -110,45 +126,44 @@ func TestValidate(t *testing.T) {
 			[]string{"spec.metrics[0].pods.target.averageValue: Required"}},
 		{hpa("maxReplicas: 3, behavior: {scaleDown: {stabilizationWindowSeconds: 3601, policies: [{type: Pods, value: 0, periodSeconds: 1}]}}"),
 			[]string{"spec.behavior.scaleDown.policies[0].value: Invalid", "spec.behavior.scaleDown.stabilizationWindowSeconds: Invalid"}},
+	})
+}
 
-		{namedIn("coordination.k8s.io/v1", "Lease", "spec: {leaseDurationSeconds: 0, leaseTransitions: -1}"),
+func TestValidateOthers(t *testing.T) {
+	checkJudged(t, []judged{
+		{inNamespace("coordination.k8s.io/v1", "Lease", "spec: {leaseDurationSeconds: 0, leaseTransitions: -1}"),
 			[]string{"spec.leaseDurationSeconds: Invalid", "spec.leaseTransitions: Invalid"}},
-		{namedIn("discovery.k8s.io/v1", "EndpointSlice", "addressType: IPv4\nendpoints: [{addresses: [127.0.0.1]}, {addresses: []}]\nports: [{port: 0}, {port: 1}]"),
+		{inNamespace("discovery.k8s.io/v1", "EndpointSlice", "addressType: IPv4\nendpoints: [{addresses: [127.0.0.1]}, {addresses: []}]\nports: [{port: 0}, {port: 1}]"),
 			[]string{"endpoints[0].addresses[0]: Invalid", "endpoints[1].addresses: Required", "ports[0].port: Invalid", "ports[1].name: Duplicate"}},
-		{namedIn("policy/v1", "PodDisruptionBudget", "spec: {minAvailable: 1, maxUnavailable: 200%}"), []string{"spec.maxUnavailable: Invalid", "spec: Invalid"}},
-		{namedIn("rbac.authorization.k8s.io/v1", "Role", "rules: [{verbs: [get], nonResourceURLs: [/x]}, {resources: [pods]}]"),
+		{inNamespace("policy/v1", "PodDisruptionBudget", "spec: {minAvailable: 1, maxUnavailable: 200%}"), []string{"spec.maxUnavailable: Invalid", "spec: Invalid"}},
+		{inNamespace("rbac.authorization.k8s.io/v1", "Role", "rules: [{verbs: [get], nonResourceURLs: [/x]}, {resources: [pods]}]"),
 			[]string{"rules[0].nonResourceURLs: Invalid", "rules[1].apiGroups: Required", "rules[1].verbs: Required"}},
-		{namedIn("rbac.authorization.k8s.io/v1", "RoleBinding", "roleRef: {kind: Role}\nsubjects: [{kind: Robot, name: r}, {kind: User, name: u}, {kind: ServiceAccount, name: S}]"),
+		{inNamespace("rbac.authorization.k8s.io/v1", "RoleBinding", "roleRef: {kind: Role}\nsubjects: [{kind: Robot, name: r}, {kind: User, name: u}, {kind: ServiceAccount, name: S}]"),
 			[]string{"roleRef.name: Required", "subjects[0].kind: NotSupported", "subjects[2].name: Invalid"}},
-		{named("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", "roleRef: {kind: Role, name: r}\nsubjects: [{kind: ServiceAccount, name: s}]"),
+		{ofCluster("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", "roleRef: {kind: Role, name: r}\nsubjects: [{kind: ServiceAccount, name: s}]"),
 			[]string{"roleRef.kind: NotSupported", "subjects[0].namespace: Required"}},
 
-		{namedIn("networking.k8s.io/v1", "NetworkPolicy", "spec: {podSelector: {}, ingress: [{from: [{}, {ipBlock: {cidr: 10.0.0.0/8, except: [11.0.0.0/24]}}], ports: [{endPort: 3}]}]}"),
+		{inNamespace("networking.k8s.io/v1", "NetworkPolicy", "spec: {podSelector: {}, ingress: [{from: [{}, {ipBlock: {cidr: 10.0.0.0/8, except: [11.0.0.0/24]}}], ports: [{endPort: 3}]}]}"),
 			[]string{"spec.ingress[0].from[0]: Required", "spec.ingress[0].from[1].ipBlock.except[0]: Invalid", "spec.ingress[0].ports[0].endPort: Invalid"}},
-		{namedIn("networking.k8s.io/v1", "Ingress", "spec: {rules: [{host: 1.2.3.4, http: {paths: [{path: x, pathType: Prefix, backend: {service: {name: s}}}]}}]}"),
+		{inNamespace("networking.k8s.io/v1", "Ingress", "spec: {rules: [{host: 1.2.3.4, http: {paths: [{path: x, pathType: Prefix, backend: {service: {name: s}}}]}}]}"),
 			[]string{"spec.rules[0].host: Invalid", "spec.rules[0].http.paths[0].backend.service: Required", "spec.rules[0].http.paths[0].path: Invalid"}},
-		{named("scheduling.k8s.io/v1", "PriorityClass", "value: 1000000001"), []string{"value: Forbidden"}},
-		{named("node.k8s.io/v1", "RuntimeClass", "handler: A_"), []string{"handler: Invalid"}},
-		{named("storage.k8s.io/v1", "StorageClass", "reclaimPolicy: Recycle"), []string{"provisioner: Required", "reclaimPolicy: NotSupported"}},
-		{named("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", "webhooks: [{name: x, clientConfig: {url: 'http://h'}, rules: [{operations: [CREATE], apiGroups: ['*'], apiVersions: ['*'], resources: [pods]}]}]"),
+		{ofCluster("scheduling.k8s.io/v1", "PriorityClass", "value: 1000000001"), []string{"value: Forbidden"}},
+		{ofCluster("node.k8s.io/v1", "RuntimeClass", "handler: A_"), []string{"handler: Invalid"}},
+		{ofCluster("storage.k8s.io/v1", "StorageClass", "reclaimPolicy: Recycle"), []string{"provisioner: Required", "reclaimPolicy: NotSupported"}},
+		{ofCluster("admissionregistration.k8s.io/v1", "ValidatingWebhookConfiguration", "webhooks: [{name: x, clientConfig: {url: 'http://h'}, rules: [{operations: [CREATE], apiGroups: ['*'], apiVersions: ['*'], resources: [pods]}]}]"),
 			[]string{"webhooks[0].admissionReviewVersions: Required", "webhooks[0].clientConfig.url: Invalid", "webhooks[0].name: Invalid", "webhooks[0].sideEffects: Required"}},
-		{named("apiregistration.k8s.io/v1", "APIService", "spec: {group: g.io, version: v1, groupPriorityMinimum: 1, versionPriority: 0}"),
+		{ofCluster("apiregistration.k8s.io/v1", "APIService", "spec: {group: g.io, version: v1, groupPriorityMinimum: 1, versionPriority: 0}"),
 			[]string{"metadata.name: Invalid", "spec.versionPriority: Invalid"}},
-		{named("apiextensions.k8s.io/v1", "CustomResourceDefinition", "spec: {group: g.io, scope: Cluster, names: {plural: xs, kind: X}, versions: [{name: v1, served: true, storage: true}]}"),
+		{ofCluster("apiextensions.k8s.io/v1", "CustomResourceDefinition", "spec: {group: g.io, scope: Cluster, names: {plural: xs, kind: X}, versions: [{name: v1, served: true, storage: true}]}"),
 			[]string{"metadata.name: Invalid", "spec.versions[0].schema.openAPIV3Schema: Required"}},
-		{named("certificates.k8s.io/v1", "CertificateSigningRequest", "spec: {request: aGk=, signerName: kubernetes.io/kubelet-serving, usages: []}"),
+		{ofCluster("certificates.k8s.io/v1", "CertificateSigningRequest", "spec: {request: aGk=, signerName: kubernetes.io/kubelet-serving, usages: []}"),
 			[]string{"spec.request: Invalid", "spec.usages: Required"}},
-		{named("flowcontrol.apiserver.k8s.io/v1", "PriorityLevelConfiguration", "spec: {type: Limited, limited: {limitResponse: {type: Queue}}}"),
+		{ofCluster("flowcontrol.apiserver.k8s.io/v1", "PriorityLevelConfiguration", "spec: {type: Limited, limited: {limitResponse: {type: Queue}}}"),
 			[]string{"spec.limited.limitResponse.queuing: Required"}},
 		{"apiVersion: authorization.k8s.io/v1\nkind: SubjectAccessReview\nspec: {}", []string{"spec.resourceAttributes: Invalid", "spec.user: Invalid"}},
 		{"apiVersion: authorization.k8s.io/v1\nkind: LocalSubjectAccessReview\nmetadata: {namespace: a}\nspec: {user: u, resourceAttributes: {namespace: b}}",
 			[]string{"spec.resourceAttributes.namespace: Invalid"}},
-	} {
-		r, obj := read(t, c.text)
-		if got := told(r.Validate(obj)); !slices.Equal(got, c.want) {
-			t.Errorf("%s\ngot  %q\nwant %q\n%v", c.text, got, c.want, r.Validate(obj).ToAggregate())
-		}
-	}
+	})
 }
 
 func TestValidateUpdate(t *testing.T) {
