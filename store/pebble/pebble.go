@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -46,6 +47,7 @@ type Engine struct {
 	seal   *seal
 	dir    string
 	broken atomic.Pointer[error]
+	closed sync.Once
 }
 
 var _ store.Engine = (*Engine)(nil)
@@ -93,7 +95,7 @@ func Open(c Config) (*Engine, error) {
 }
 
 func (e *Engine) open(c Config) (err error) {
-	if err := e.seal.check(); err != nil {
+	if err := errors.Join(e.seal.check(), checkLogs(c.FS, c.Dir)); err != nil {
 		return damaged(c.Dir, err)
 	}
 	if e.space, err = newSpace(c.FS, c.Dir, c.Reserve, c.Log); err != nil {
@@ -319,10 +321,14 @@ func (e *Engine) Stat() store.Stat {
 	return store.Stat{DiskBytes: int64(m.DiskSpaceUsage()), LogBytes: int64(m.WAL.PhysicalSize), FreeBytes: e.space.free()}
 }
 
-// Close releases the directory. It flushes first: tables tell damage from an
-// abrupt end everywhere, a log only up to its last 32 KiB.
-func (e *Engine) Close() error {
-	var err error
+// Close releases the directory; once is enough. It flushes first, since tables
+// tell damage from an abrupt end everywhere, a log not at its very end.
+func (e *Engine) Close() (err error) {
+	e.closed.Do(func() { err = e.shut() })
+	return err
+}
+
+func (e *Engine) shut() (err error) {
 	if e.broken.Load() == nil {
 		err = e.db.Flush()
 	}

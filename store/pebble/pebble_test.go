@@ -372,6 +372,48 @@ func TestEveryByte(t *testing.T) {
 	}
 }
 
+// TestFlippedLog damages the log that a crash left, place by place: apart from
+// the very last writes, which look the same torn or flipped, opening refuses.
+func TestFlippedLog(t *testing.T) {
+	dir := t.TempDir()
+	live := filepath.Join(dir, "live")
+	s := newStore(t, Config{Dir: live, Reserve: 1 << 16})
+	const want = 60
+	for i := range want {
+		if _, err := s.Commit(t.Context(), cm(fmt.Sprint(i), strings.Repeat("payload", 20))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	crashed := filepath.Join(dir, "crashed")
+	if err := os.CopyFS(crashed, os.DirFS(live)); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	logs, _ := filepath.Glob(filepath.Join(crashed, "*.log"))
+	refused, whole, short := 0, 0, 0
+	for _, log := range logs {
+		data, err := os.ReadFile(log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		size := len(bytes.TrimRight(data, "\x00"))
+		for at := 0; at < size; at += 31 {
+			switch opens, n := withFlip(t, crashed, filepath.Base(log), int64(at)); {
+			case !opens:
+				refused++
+			case n == want:
+				whole++
+			case at < size*9/10:
+				short++
+			}
+		}
+	}
+	t.Logf("%d refused, %d without loss, %d with loss", refused, whole, short)
+	if refused < 200 || short > refused/20 {
+		t.Errorf("%d refused, %d opened with loss", refused, short)
+	}
+}
+
 func newestManifest(files []string) (newest string) {
 	for _, f := range files {
 		if strings.HasPrefix(filepath.Base(f), "MANIFEST") {
