@@ -11,7 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
-	"k8s.io/client-go/applyconfigurations"
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 	"sigs.k8s.io/structured-merge-diff/v6/typed"
@@ -78,23 +77,20 @@ func (m *Managers) of(served api.Served, subresource string) (*managedfields.Fie
 	}
 	hub := schema.GroupVersion{Group: served.Resource.Group, Version: served.Resource.Version}
 	conv := converter{m.registry, served.Resource}
-	fm, err := make(types(served), conv, conv, conv, k.gvk, hub, subresource, resetFields(served, subresource))
+	tc, err := types(served)
+	if err != nil {
+		return nil, err
+	}
+	fm, err := make(tc, conv, conv, conv, k.gvk, hub, subresource, resetFields(served, subresource))
 	if err == nil {
 		m.cache.Store(k, fm)
 	}
 	return fm, err
 }
 
-// builtinTypes are the published schemas of the built-in kinds: which lists are
-// maps or sets, what is atomic. Reading them costs tens of milliseconds, so it
-// waits for the first write.
-var builtinTypes = sync.OnceValue(func() managedfields.TypeConverter {
-	return fallback{applyconfigurations.NewTypeConverter(scheme.Scheme), managedfields.NewDeducedTypeConverter()}
-})
-
-func types(served api.Served) managedfields.TypeConverter {
+func types(served api.Served) (managedfields.TypeConverter, error) {
 	if codec.IsCustom(served.Resource) {
-		return managedfields.NewDeducedTypeConverter()
+		return managedfields.NewDeducedTypeConverter(), nil
 	}
 	return builtinTypes()
 }

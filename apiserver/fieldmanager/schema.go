@@ -1,0 +1,42 @@
+package fieldmanager
+
+import (
+	"bytes"
+	_ "embed"
+	"encoding/gob"
+	"fmt"
+	"sync"
+
+	"github.com/klauspost/compress/gzip"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/structured-merge-diff/v6/schema"
+	"sigs.k8s.io/structured-merge-diff/v6/typed"
+)
+
+//go:generate go run ./generate
+
+//go:embed schema.gob.gz
+var packed []byte
+
+// builtinTypes are the published schemas of the built-in kinds: which lists are
+// maps or sets, what is atomic. They are unpacked at the first write.
+var builtinTypes = sync.OnceValues(func() (managedfields.TypeConverter, error) {
+	types, err := unpack(packed)
+	if err != nil {
+		return nil, fmt.Errorf("fieldmanager: the built-in schemas: %w", err)
+	}
+	parser := &typed.Parser{Schema: schema.Schema{Types: types}}
+	return fallback{managedfields.NewSchemeTypeConverter(scheme.Scheme, parser), managedfields.NewDeducedTypeConverter()}, nil
+})
+
+func unpack(data []byte) ([]schema.TypeDef, error) {
+	gob.Register(map[any]any{}) // defaults of fields, as YAML has them
+	z, err := gzip.NewReader(bytes.NewReader(data))
+	if err != nil {
+		return nil, err
+	}
+	var types []schema.TypeDef
+	err = gob.NewDecoder(z).Decode(&types)
+	return types, err
+}
