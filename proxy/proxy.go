@@ -39,7 +39,8 @@ type Config struct {
 	// is dropped. Zero to let it pass.
 	ServiceCIDR netip.Prefix
 	// OwnServiceIPs are cluster IPs that this node has on a link and serves
-	// itself, as that of the cluster's DNS.
+	// itself even if their Service has endpoints. Without endpoints, being on a
+	// link is enough.
 	OwnServiceIPs []netip.Addr
 	Log           *slog.Logger
 }

@@ -224,18 +224,23 @@ func TestUnservedAddressesAreRefused(t *testing.T) {
 	n.inject(
 		service("empty", "10.96.0.20", nodePort(30080), loadBalancerAt(nodeIP)), slice("empty", 8080),
 		service("web", "10.96.0.21"), slice("web", 8080, a.at()),
-		service("own", "10.96.0.10"), slice("own", 80),
+		service("own", "10.96.0.10"), slice("own", 80, a.at()),
+		service("on-a-link", "10.96.0.11"),
 	)
-	netnstest.Check(t, n.net.EnsureDNSAddress(netip.MustParseAddr("10.96.0.10")))
-	netnstest.Serve(t, nil, "dns", "10.96.0.10:80")
+	for _, ip := range []string{"10.96.0.10", "10.96.0.11"} {
+		netnstest.Check(t, n.net.EnsureDNSAddress(netip.MustParseAddr(ip)))
+		netnstest.Serve(t, nil, "dns", ip+":80")
+	}
 	n.run()
 	for _, ns := range []*netnstest.NS{probe.ns, nil} {
 		refused(t, ns, "tcp4", "10.96.0.20:80")
 		refused(t, ns, "tcp4", "10.96.0.21:81")
 		refused(t, ns, "tcp4", nodeIP+":30080")
 		dropped(t, ns, "tcp4", "10.96.77.77:80")
-		if answer, err := netnstest.Ask(ns, "tcp4", "10.96.0.10:80"); err != nil || !strings.HasPrefix(answer, "dns sees") {
-			t.Errorf("the node's own address: %q, %v", answer, err)
+		for _, own := range []string{"10.96.0.10:80", "10.96.0.11:80"} {
+			if answer, err := netnstest.Ask(ns, "tcp4", own); err != nil || !strings.HasPrefix(answer, "dns sees") {
+				t.Errorf("the node's own address %s: %q, %v", own, answer, err)
+			}
 		}
 	}
 	refused(t, probe.ns, "udp4", "10.96.0.20:80")

@@ -91,7 +91,7 @@ func skeleton(cfg Config) []Chain {
 	chains := []Chain{
 		{Name: "reject", Rules: []nft.Rule{{nft.Proto(unix.IPPROTO_TCP), nft.RejectTCP()}, {nft.RejectPort()}}},
 		{Name: "drop", Rules: []nft.Rule{{nft.Drop()}}},
-		{Name: "sources"}, {Name: "services"}, {Name: "unserved", Rules: ownAddresses(cfg)}, {Name: "masquerade"},
+		{Name: "sources"}, {Name: "services"}, {Name: "unserved"}, {Name: "masquerade"},
 	}
 	for _, f := range families {
 		at := []nft.Field{f.Daddr(), nft.L4Proto, nft.Dport}
@@ -104,6 +104,8 @@ func skeleton(cfg Config) []Chain {
 			nft.Rule{f.Is(), nft.Vmap(set(setServices, f), at...)},
 			nft.Rule{f.Is(), nft.ToLocal(), nft.Vmap(set(setNodePorts, f), at[1:]...)})
 		add("unserved",
+			// A cluster IP on a link of this node is served by the node itself.
+			nft.Rule{f.Is(), nft.In(set(setClusterIPs, f), f.Daddr()), nft.ToLocal(), nft.Return()},
 			nft.Rule{f.Is(), nft.Vmap(set(setUnserved, f), at...)},
 			nft.Rule{f.Is(), nft.ToLocal(), nft.Vmap(set(setUnservedNodePorts, f), at[1:]...)},
 			nft.Rule{f.Is(), nft.In(set(setClusterIPs, f), f.Daddr()), nft.Goto("reject")})
@@ -111,15 +113,6 @@ func skeleton(cfg Config) []Chain {
 			nft.Rule{f.Is(), nft.Translated(), nft.In(set(setHairpin, f), f.Saddr(), f.Daddr()), nft.Masquerade()})
 	}
 	return append(fill(chains, cfg), baseChains()...)
-}
-
-// ownAddresses are served by the node itself, whatever Service they belong to.
-func ownAddresses(cfg Config) []nft.Rule {
-	var out []nft.Rule
-	for _, a := range cfg.OwnServiceIPs {
-		out = append(out, nft.Rule{nft.FamilyOf(a).Is(), nft.To(netip.PrefixFrom(a, a.BitLen())), nft.Return()})
-	}
-	return out
 }
 
 // fill adds what is the same for both families.
@@ -130,7 +123,8 @@ func fill(chains []Chain, cfg Config) []Chain {
 			chains[i].Rules = append(c.Rules, nft.Rule{nft.Marked(masqueradeBit), nft.ClearMark(masqueradeBit), nft.Masquerade()})
 		case c.Name == "unserved" && cfg.ServiceCIDR.IsValid():
 			// An address that no Service has leads nowhere, least of all out.
-			chains[i].Rules = append(c.Rules, nft.Rule{nft.FamilyOf(cfg.ServiceCIDR.Addr()).Is(), nft.To(cfg.ServiceCIDR), nft.Drop()})
+			chains[i].Rules = append(c.Rules, nft.Rule{
+				nft.FamilyOf(cfg.ServiceCIDR.Addr()).Is(), nft.To(cfg.ServiceCIDR), nft.NotToLocal(), nft.Drop()})
 		}
 	}
 	return chains

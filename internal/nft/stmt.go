@@ -195,10 +195,15 @@ func prefix(f Field, p netip.Prefix, not bool) Stmt {
 		&expr.Bitwise{SourceRegister: reg(0), DestRegister: reg(0), Len: uint32(size), Mask: mask, Xor: make([]byte, size)}, compare}}
 }
 
-// ToLocal and FromLocal match addresses of this machine.
+// ToLocal, NotToLocal and FromLocal match addresses of this machine.
 func ToLocal() Stmt {
 	return Stmt{"fib daddr type local", []expr.Any{
 		&expr.Fib{Register: reg(0), ResultADDRTYPE: true, FlagDADDR: true}, eq(0, NumberBytes(unix.RTN_LOCAL))}}
+}
+
+func NotToLocal() Stmt {
+	return Stmt{"fib daddr type != local", []expr.Any{
+		&expr.Fib{Register: reg(0), ResultADDRTYPE: true, FlagDADDR: true}, neq(0, NumberBytes(unix.RTN_LOCAL))}}
 }
 
 func FromLocal() Stmt {
