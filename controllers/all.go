@@ -1,0 +1,53 @@
+// Package controllers lists the controllers that a control plane runs. Each is
+// a package below this one: a pure decision on the contract of proa/reconcile.
+package controllers
+
+import (
+	"net/netip"
+
+	"proa/api"
+	"proa/controllers/deployment"
+	"proa/controllers/endpoints"
+	"proa/controllers/garbage"
+	"proa/controllers/loadbalancer"
+	"proa/controllers/namespace"
+	"proa/controllers/node"
+	"proa/controllers/replicaset"
+	"proa/controllers/serviceaccount"
+	"proa/reconcile"
+)
+
+// Config is what controllers need to know that the API does not tell them.
+type Config struct {
+	// Registry is the table of kinds that are served; nil is the built-in one.
+	Registry *api.Registry
+	// RootCA is the cluster's certificate authority, in PEM, which every
+	// namespace gets as the ConfigMap kube-root-ca.crt.
+	RootCA []byte
+	// ClusterCIDR is the range that nodes get their pod ranges from.
+	ClusterCIDR netip.Prefix
+}
+
+// All are the controllers, for reconcile.Run.
+func All(c Config) []reconcile.Controller {
+	registry := c.Registry
+	if registry == nil {
+		registry = api.Builtin()
+	}
+	return []reconcile.Controller{
+		deployment.Controller(),
+		replicaset.Controller(),
+		replicaset.ReplicationController(),
+		endpoints.Slices(),
+		endpoints.Legacy(),
+		garbage.Controller(registry),
+		namespace.Controller(registry),
+		serviceaccount.Controller(),
+		serviceaccount.RootCA(c.RootCA),
+		loadbalancer.Controller(),
+		node.Lifecycle(),
+		node.Evictor(),
+		node.PodGC(),
+		node.Ranges(c.ClusterCIDR),
+	}
+}
