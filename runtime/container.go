@@ -44,6 +44,7 @@ func (r *Runtime) CreateContainer(ctx context.Context, sandboxID string, config 
 	if config.GetMetadata().GetName() == "" {
 		return "", invalid("a container needs a name")
 	}
+	r.expedite()
 	img, err := r.imageOf(config)
 	if err != nil {
 		return "", err
@@ -149,6 +150,7 @@ func (r *Runtime) StartContainer(ctx context.Context, id string) error {
 	if rec.Phase != phaseCreated || c.removing {
 		return status.Errorf(codes.FailedPrecondition, "container %s was started before", rec.ID)
 	}
+	r.expedite()
 	state, err := r.launch(ctx, rec)
 	if err != nil {
 		err = failed("start container "+rec.Config.M.Metadata.Name, err)

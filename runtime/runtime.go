@@ -25,6 +25,7 @@ import (
 	"path/filepath"
 	goruntime "runtime"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -67,14 +68,15 @@ var Version = "0.1.0"
 
 // Runtime implements CRI's RuntimeService.
 type Runtime struct {
-	cfg     Config
-	log     *slog.Logger
-	shim    string
-	version cgroupVersion
-	streams streamServer
-	events  events
-	nano    nanoCores
-	filters sync.Map // hashes of seccomp profiles the shim has prepared
+	cfg        Config
+	log        *slog.Logger
+	shim       string
+	version    cgroupVersion
+	streams    streamServer
+	events     events
+	nano       nanoCores
+	expediting atomic.Bool
+	filters    sync.Map // hashes of seccomp profiles the shim has prepared
 
 	watches sync.WaitGroup // one a live shim, and short work for them
 	closing chan struct{}
@@ -135,6 +137,15 @@ func (r *Runtime) Close(context.Context) error {
 	r.mu.Unlock()
 	r.watches.Wait()
 	return nil
+}
+
+// background runs short work that Close waits for.
+func (r *Runtime) background(f func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.closed() {
+		r.watches.Go(f)
+	}
 }
 
 func (r *Runtime) closed() bool {

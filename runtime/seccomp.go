@@ -76,7 +76,7 @@ func (r *Runtime) warmFilter(profile *specs.LinuxSeccomp) {
 	if _, known := r.filters.LoadOrStore(sha256.Sum256(text), true); known {
 		return
 	}
-	r.watches.Go(func() {
+	r.background(func() {
 		cmd := exec.Command(r.shim, "seccomp")
 		cmd.Stdin, cmd.Env = bytes.NewReader(text), shimEnv
 		// A profile that kills its process on the way out has served all the same.

@@ -19,8 +19,9 @@ import (
 // socketName is the shim's socket in its sandbox's run directory.
 const socketName = "sock"
 
-// shimEnv keeps an idle shim small: few threads, garbage collected early.
-var shimEnv = []string{"GOMAXPROCS=2", "GOGC=50", "GODEBUG=madvdontneed=1"}
+// shimEnv keeps a shim small and quick: few threads, and no garbage collection
+// but the one it does itself once it is idle.
+var shimEnv = []string{"GOMAXPROCS=2", "GOGC=off", "GOMEMLIMIT=32MiB"}
 
 // spawn starts a sandbox's shim in namespaces of its own. The socket listens
 // before the process exists, so there is nothing to wait for.

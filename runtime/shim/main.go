@@ -75,7 +75,7 @@ func Main() error {
 		watchers:   map[*watcher]struct{}{},
 	}
 	s.reaper.tracked = map[int]func(unix.WaitStatus){}
-	s.idle = time.AfterFunc(time.Second, debug.FreeOSMemory)
+	s.idle = time.AfterFunc(time.Second, becomeIdle)
 	return s.run()
 }
 
@@ -118,6 +118,7 @@ func (s *Shim) onMain(f func()) {
 	select {
 	case s.work <- func() {
 		defer close(done)
+		s.busy()
 		s.reaper.pause()
 		defer s.reaper.resume()
 		f()
@@ -128,8 +129,16 @@ func (s *Shim) onMain(f func()) {
 	s.rest()
 }
 
+// busy keeps the garbage collector out of short work.
+func (s *Shim) busy() { debug.SetGCPercent(-1) }
+
 // rest gives memory back once the shim has been idle for a second.
 func (s *Shim) rest() { s.idle.Reset(time.Second) }
+
+func becomeIdle() {
+	debug.SetGCPercent(50)
+	debug.FreeOSMemory()
+}
 
 // shutdown kills every container, records how they ended and has run return.
 func (s *Shim) shutdown() {
