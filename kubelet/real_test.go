@@ -12,8 +12,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -112,7 +114,8 @@ func boxImage(t testing.TB, dir string) []byte {
 // real is a bench with the real runtime under the kubelet.
 type real struct {
 	*bench
-	images *image.Store
+	dir, root, run string
+	images         *image.Store
 }
 
 func newReal(t testing.TB) *real {
@@ -124,45 +127,103 @@ func newReal(t testing.TB) *real {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	root, run := t.TempDir(), t.TempDir()
-	store, err := image.Open(filepath.Join(root, "images"), log)
-	if err != nil {
+	r := &real{dir: dir, root: t.TempDir(), run: t.TempDir()}
+	r.bench = &bench{t: t, client: clienttest.New(), cri: newFakeCRI(), root: filepath.Join(r.root, "kubelet"),
+		cgroup: fmt.Sprintf("proa-kubelet-real-%d-%d", os.Getpid(), benches.Add(1))}
+	if r.images, err = image.Open(filepath.Join(r.root, "images"), slog.New(slog.DiscardHandler)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := store.Import(context.Background(), bytes.NewReader(boxImage(t, dir)), "", nil); err != nil {
+	if _, err := r.images.Import(context.Background(), bytes.NewReader(boxImage(t, dir)), "", nil); err != nil {
 		t.Fatal(err)
 	}
-	cgroup := fmt.Sprintf("proa-kubelet-real-%d-%d", os.Getpid(), benches.Add(1))
-	rt, err := runtime.New(runtime.Config{Root: filepath.Join(root, "runtime"), Run: run, Images: store, Network: &noNetwork{}, CgroupRoot: cgroup,
-		Shim: filepath.Join(dir, "proa-shim"), Log: log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	k, err := New(Config{NodeName: "n1", NodeIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, Client: clienttest.New(), Runtime: rt, Images: image.NewService(store),
-		Streams: rt.Streams(), Root: filepath.Join(root, "kubelet"), CgroupRoot: cgroup, ClusterDomain: "cluster.local", Log: log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := &bench{t: t, client: k.cfg.Client.(*clienttest.Client), cri: newFakeCRI(), k: k, root: k.cfg.Root, cgroup: cgroup}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- k.Run(ctx) }()
+	r.up()
 	t.Cleanup(func() {
-		b.deleteAll()
-		cancel()
-		if err := <-done; err != nil {
-			t.Error("Run:", err)
-		}
-		if err := rt.Close(context.Background()); err != nil {
-			t.Error(err)
-		}
-		store.Close()
-		if err := k.cgroups.Remove("/" + cgroup); err != nil {
+		r.deleteAll()
+		r.stop()
+		r.images.Close()
+		if err := r.k.cgroups.Remove("/" + r.cgroup); err != nil {
 			t.Error(err)
 		}
 	})
-	return &real{b, store}
+	return r
+}
+
+// up starts runtime and kubelet; stop lets go of both, as the end of the daemon
+// does.
+func (r *real) up() {
+	log := slog.New(slog.NewTextHandler(r.t.Output(), nil))
+	rt, err := runtime.New(runtime.Config{Root: filepath.Join(r.root, "runtime"), Run: r.run, Images: r.images, Network: &noNetwork{}, CgroupRoot: r.cgroup,
+		Shim: filepath.Join(r.dir, "proa-shim"), Log: log})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	k, err := New(Config{NodeName: "n1", NodeIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, Client: r.client, Runtime: rt, Images: image.NewService(r.images),
+		Streams: rt.Streams(), Root: r.bench.root, CgroupRoot: r.cgroup, ClusterDomain: "cluster.local", Log: log})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.k = k
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- k.Run(ctx) }()
+	r.stop = func() {
+		cancel()
+		if err := <-done; err != nil {
+			r.t.Error("Run:", err)
+		}
+		if err := rt.Close(context.Background()); err != nil {
+			r.t.Error(err)
+		}
+	}
+}
+
+// reboot kills every process of the pods and clears what a reboot clears.
+func (r *real) reboot() {
+	r.stop()
+	for range 50 {
+		pids := r.processes()
+		for _, pid := range pids {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+		if len(pids) == 0 {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	mounts, _ := os.ReadFile("/proc/self/mountinfo")
+	for line := range strings.Lines(string(mounts)) {
+		if f := strings.Fields(line); strings.HasPrefix(f[4], r.run) || strings.HasPrefix(f[4], r.root) {
+			_ = syscall.Unmount(f[4], syscall.MNT_DETACH)
+		}
+	}
+	entries, _ := os.ReadDir(r.run)
+	for _, e := range entries {
+		if err := os.RemoveAll(filepath.Join(r.run, e.Name())); err != nil {
+			r.t.Error(err)
+		}
+	}
+	r.up()
+}
+
+// processes are those in the cgroups of this bench.
+func (r *real) processes() []int {
+	var out []int
+	root := filepath.Join("/sys/fs/cgroup", r.cgroup)
+	if !r.k.cgroups.Unified() {
+		root = filepath.Join("/sys/fs/cgroup/memory", r.cgroup)
+	}
+	_ = filepath.WalkDir(root, func(path string, e os.DirEntry, err error) error {
+		if err == nil && e.Name() == "cgroup.procs" {
+			text, _ := os.ReadFile(path)
+			for _, f := range strings.Fields(string(text)) {
+				if pid, err := strconv.Atoi(f); err == nil {
+					out = append(out, pid)
+				}
+			}
+		}
+		return nil
+	})
+	return out
 }
 
 // deleteAll ends every pod and waits until the node has none.
@@ -270,6 +331,38 @@ func TestRealLifecycle(t *testing.T) {
 		t.Errorf("summary %s", s)
 	}
 	_ = p
+}
+
+func TestRealRestartAndReboot(t *testing.T) {
+	r := newReal(t)
+	p := boxPod("a", "ignore")
+	p.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{Medium: corev1.StorageMediumMemory}}}}
+	p.Spec.Containers[0].VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/v"}}
+	r.create(p)
+	job := boxPod("job", "exit", "0")
+	job.Spec.RestartPolicy = corev1.RestartPolicyNever
+	r.create(job)
+	before := r.await("a", "ready", ready)
+	r.await("job", "succeeded", phase(corev1.PodSucceeded))
+	r.stop()
+	r.up()
+	time.Sleep(200 * time.Millisecond)
+	if after := r.pod("a"); after.Status.ContainerStatuses[0].ContainerID != before.Status.ContainerStatuses[0].ContainerID || !ready(after) {
+		t.Errorf("a restart of the daemon shows: %+v", after.Status.ContainerStatuses[0])
+	}
+	if got := r.get("/containerLogs/default/a/app"); got != "ready\n" {
+		t.Errorf("log after a restart: %q", got)
+	}
+	for reboots := range int32(2) {
+		r.reboot()
+		got := r.await("a", "running again", restarts(reboots+1))
+		if reboots == 0 && got.Status.ContainerStatuses[0].LastTerminationState.Terminated == nil {
+			t.Errorf("after a reboot: %+v", got.Status.ContainerStatuses[0])
+		}
+		if p := r.pod("job"); p.Status.Phase != corev1.PodSucceeded {
+			t.Errorf("a reboot makes of a pod that has succeeded: %+v", p.Status)
+		}
+	}
 }
 
 // BenchmarkRealPodStart is pod create → Running over the real runtime.

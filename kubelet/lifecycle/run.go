@@ -123,6 +123,9 @@ func (d *decider) keep(s *slot) {
 		d.kill(s, c, d.Now.Add(d.grace()), "Pod sandbox changed, it will be killed and re-created.")
 	case !d.here(c) && s.kind == regularInit, d.restarts(s):
 		until, next := backoff(c)
+		if !d.here(c) {
+			until = time.Time{} // it went with its sandbox, or with the machine: no fault of its own
+		}
 		d.start(s, until, next)
 	}
 }

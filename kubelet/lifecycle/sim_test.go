@@ -339,7 +339,7 @@ func (w *world) mayRestart(a Action) {
 		w.fatal("%s is restarted after exit %d under policy %s", a.Container.Name, last.ExitCode, p)
 	}
 	wait, _ := time.ParseDuration(last.Annotations[AnnotationBackoff])
-	if w.s.Now.Before(time.Unix(0, last.FinishedAt).Add(wait)) && last.FinishedAt-last.StartedAt < int64(calm) {
+	if w.alive(SandboxOf(last)) && w.s.Now.Before(time.Unix(0, last.FinishedAt).Add(wait)) && last.FinishedAt-last.StartedAt < int64(calm) {
 		w.fatal("%s is restarted before its back-off of %v is over", a.Container.Name, wait)
 	}
 }
