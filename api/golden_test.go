@@ -27,6 +27,7 @@ var now = time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC)
 //	create   defaults, prepares and judges an object: errors, or "ok"
 //	default  the object as it is after that, without metadata
 //	update   judges the second document as successor of the first
+//	after    the second document as successor of the first
 //	status   likewise, through the status endpoint; any endpoint's name will do
 //	warn     the warnings about the object, or about the second document as
 //	         successor of the first
@@ -82,6 +83,11 @@ func golden(t *testing.T, command, input string) string {
 		return warnings(row, docs)
 	case "table":
 		return tableText(row, docs)
+	case "after":
+		created(row, docs[0])
+		row.Default(obj)
+		row.PrepareUpdate(obj, docs[0])
+		return yamlText(t, obj)
 	case "update":
 		created(row, docs[0])
 		row.Default(obj)

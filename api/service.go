@@ -101,9 +101,7 @@ func DefaultFamilies(s *corev1.Service, cluster []corev1.IPFamily) {
 	}
 	if isHeadless(s) && len(p.Selector) == 0 {
 		// Nobody knows what addresses its endpoints will have.
-		if p.IPFamilyPolicy == nil && len(p.IPFamilies) == 0 {
-			p.IPFamilyPolicy = ptr.To(corev1.IPFamilyPolicyRequireDualStack)
-		}
+		unset(&p.IPFamilyPolicy, corev1.IPFamilyPolicyRequireDualStack)
 		cluster = []corev1.IPFamily{cluster[0], otherFamily(cluster[0])}
 	}
 	if p.IPFamilyPolicy == nil {
@@ -219,12 +217,10 @@ func carryNodePorts(s, old *corev1.Service) {
 // dropUnused clears fields that belonged to the old type only, where the
 // client left them as they were.
 func dropUnused(s, old *corev1.Service) {
-	if NeedsClusterIP(old) && s.Spec.Type == corev1.ServiceTypeExternalName && slices.Equal(s.Spec.ClusterIPs, old.Spec.ClusterIPs) {
-		s.Spec.ClusterIP, s.Spec.ClusterIPs = "", nil
-		s.Spec.IPFamilies, s.Spec.IPFamilyPolicy = nil, nil
-	}
-	if s.Spec.Type == corev1.ServiceTypeExternalName && deref(s.Spec.InternalTrafficPolicy, "") == deref(old.Spec.InternalTrafficPolicy, "") {
-		s.Spec.InternalTrafficPolicy = nil
+	if s.Spec.Type == corev1.ServiceTypeExternalName {
+		dropAddresses(s, old)
+	} else if deref(s.Spec.IPFamilyPolicy, "") == corev1.IPFamilyPolicySingleStack {
+		dropSecondFamily(s, old)
 	}
 	if mayHaveNodePorts(old) && !mayHaveNodePorts(s) && sameNodePorts(s, old) {
 		for i := range s.Spec.Ports {
@@ -247,6 +243,32 @@ func dropUnused(s, old *corev1.Service) {
 		s.Spec.LoadBalancerClass = nil
 	}
 	s.Status.LoadBalancer = corev1.LoadBalancerStatus{}
+}
+
+// dropAddresses: an external name lives outside.
+func dropAddresses(s, old *corev1.Service) {
+	if slices.Equal(s.Spec.ClusterIPs, old.Spec.ClusterIPs) {
+		s.Spec.ClusterIP, s.Spec.ClusterIPs = "", nil
+	}
+	if slices.Equal(s.Spec.IPFamilies, old.Spec.IPFamilies) {
+		s.Spec.IPFamilies = nil
+	}
+	if ptr.Equal(s.Spec.IPFamilyPolicy, old.Spec.IPFamilyPolicy) {
+		s.Spec.IPFamilyPolicy = nil
+	}
+	if ptr.Equal(s.Spec.InternalTrafficPolicy, old.Spec.InternalTrafficPolicy) {
+		s.Spec.InternalTrafficPolicy = nil
+	}
+}
+
+// dropSecondFamily: SingleStack gives the second address and family back.
+func dropSecondFamily(s, old *corev1.Service) {
+	if len(s.Spec.ClusterIPs) == 2 && slices.Equal(s.Spec.ClusterIPs, old.Spec.ClusterIPs) {
+		s.Spec.ClusterIPs = s.Spec.ClusterIPs[:1:1]
+	}
+	if len(s.Spec.IPFamilies) == 2 && slices.Equal(s.Spec.IPFamilies, old.Spec.IPFamilies) {
+		s.Spec.IPFamilies = s.Spec.IPFamilies[:1:1]
+	}
 }
 
 func sameNodePorts(s, old *corev1.Service) bool {
