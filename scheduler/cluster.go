@@ -26,6 +26,7 @@ type cluster struct {
 	counters   map[string]*counter
 	clock      uint64
 	claimUsers map[client.Key]int
+	priorities map[int32]int // of placed pods
 	topologies map[string]*topology
 	imageNodes map[string]int // how many nodes have an image
 	soft       int            // nodes with PreferNoSchedule taints
@@ -38,7 +39,7 @@ func newCluster(v client.View) *cluster {
 	return &cluster{
 		nodes: map[string]*node{}, pods: map[client.Key]*podInfo{}, namespaces: map[string]labels.Set{},
 		groups:   [2]map[string]*termGroup{{}, {}},
-		counters: map[string]*counter{}, claimUsers: map[client.Key]int{},
+		counters: map[string]*counter{}, claimUsers: map[client.Key]int{}, priorities: map[int32]int{},
 		topologies: map[string]*topology{}, imageNodes: map[string]int{},
 		view: v,
 	}
@@ -105,6 +106,7 @@ func (c *cluster) place(p *podInfo) {
 		c.nodes[p.node] = n
 	}
 	c.pods[p.key] = p
+	c.priorities[p.priority]++
 	n.add(p)
 	p.affinity.rules(func(kind termKind, t *affinityTerm) {
 		id := t.id()
@@ -125,6 +127,9 @@ func (c *cluster) place(p *podInfo) {
 func (c *cluster) take(p *podInfo) {
 	n := c.nodes[p.node]
 	delete(c.pods, p.key)
+	if c.priorities[p.priority]--; c.priorities[p.priority] == 0 {
+		delete(c.priorities, p.priority)
+	}
 	n.remove(p)
 	p.affinity.rules(func(kind termKind, t *affinityTerm) {
 		id := t.id()

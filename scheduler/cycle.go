@@ -29,12 +29,19 @@ type cycle struct {
 func (c *cluster) newCycle(p *podInfo) *cycle {
 	y := c.newLocalCycle(p)
 	y.before, y.volumes = c.volumesOf(p)
+	if len(p.pod.Spec.ResourceClaims) > 0 {
+		y.before = noDevices
+	}
 	if y.before == "" {
 		y.spread = c.spreadRules(y)
 		y.pods = c.podRules(p)
 	}
 	return y
 }
+
+// noDevices is the answer to pods that claim devices: allocating them is not
+// done here yet, and a pod without its devices is better off waiting.
+const noDevices = "cannot allocate all claims"
 
 // newLocalCycle is enough for checkLocal.
 func (c *cluster) newLocalCycle(p *podInfo) *cycle {

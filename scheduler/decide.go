@@ -78,14 +78,19 @@ func enoughNodes(all int) int {
 }
 
 func (y *cycle) explain(verdicts []verdict) *Explanation {
-	e := &Explanation{Before: y.before, final: y.before != ""}
+	e := &Explanation{Before: y.before, Nodes: make([]NodeExplanation, len(y.c.order))}
+	texts := map[uint64][]string{} // most nodes have the same reasons
 	for i, n := range y.c.order {
-		x := NodeExplanation{Node: n.name, Final: true}
-		if verdicts != nil {
-			x.Reasons, x.Final = verdicts[i].texts(y.scalars), verdicts[i].final
-			e.reasons |= verdicts[i].reasons
+		e.Nodes[i] = NodeExplanation{Node: n.name, Final: true}
+		if verdicts == nil {
+			continue
 		}
-		e.Nodes = append(e.Nodes, x)
+		v := verdicts[i]
+		if texts[v.reasons] == nil {
+			texts[v.reasons] = v.texts(y.scalars)
+		}
+		e.Nodes[i].Reasons, e.Nodes[i].Final = texts[v.reasons], v.final
+		e.reasons |= v.reasons
 	}
 	return e
 }

@@ -34,6 +34,21 @@ func (c *cluster) preempt(d decision) (best candidate, ok bool) {
 		why.Preemption = "preemption: " + message
 		return candidate{}, false
 	}
+	found := y.candidates(why)
+	if len(found) == 0 {
+		why.Preemption = "preemption: " + cannotPreempt(why)
+		return candidate{}, false
+	}
+	return slices.MinFunc(found, cheaper), true
+}
+
+// candidates tries the nodes where removing pods could help, until there are
+// enough to choose from.
+func (y *cycle) candidates(why *Explanation) []candidate {
+	c := y.c
+	if !c.hasBelow(y.p.priority) {
+		return nil
+	}
 	budgets := c.budgets()
 	var found []candidate
 	limit := max(len(c.order)/10, 100)
@@ -50,11 +65,17 @@ func (c *cluster) preempt(d decision) (best candidate, ok bool) {
 			}
 		}
 	}
-	if len(found) == 0 {
-		why.Preemption = "preemption: " + cannotPreempt(why)
-		return candidate{}, false
+	return found
+}
+
+// hasBelow tells whether any placed pod has a lower priority.
+func (c *cluster) hasBelow(priority int32) bool {
+	for p := range c.priorities {
+		if p < priority {
+			return true
+		}
 	}
-	return slices.MinFunc(found, cheaper), true
+	return false
 }
 
 // mayPreempt says why the pod must not make room for itself, or "".
@@ -75,13 +96,13 @@ func (c *cluster) mayPreempt(p *podInfo) string {
 }
 
 func cannotPreempt(why *Explanation) string {
-	e := Explanation{}
-	for _, n := range why.Nodes {
-		x := NodeExplanation{Node: n.Node, Reasons: []string{noVictims}}
+	e := Explanation{Nodes: make([]NodeExplanation, len(why.Nodes))}
+	final, other := []string{notHelpful}, []string{noVictims}
+	for i, n := range why.Nodes {
+		e.Nodes[i] = NodeExplanation{Node: n.Node, Reasons: other}
 		if n.Final {
-			x.Reasons[0] = notHelpful
+			e.Nodes[i].Reasons = final
 		}
-		e.Nodes = append(e.Nodes, x)
 	}
 	return e.String()
 }

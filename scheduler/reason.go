@@ -97,7 +97,6 @@ type Explanation struct {
 	Preemption string
 
 	reasons uint64 // of all nodes
-	final   bool   // Before cannot be helped by removing pods
 }
 
 // NodeExplanation is why one node will not do.
