@@ -119,7 +119,7 @@ func (e *Engine) options(c Config) *pebble.Options {
 			FlushEnd:      func(pebble.FlushInfo) { e.seal.touch() },
 			CompactionEnd: func(pebble.CompactionInfo) { e.seal.touch() }},
 		FormatMajorVersion:          pebble.FormatNewest,
-		MemTableSize:                4 << 20,
+		MemTableSize:                2 << 20, // also the size of each log, of which a few are kept to write over
 		MemTableStopWritesThreshold: 3,
 		CacheSize:                   512 << 10, // objects are read once, at start
 		MaxOpenFiles:                128,

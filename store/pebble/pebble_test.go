@@ -150,10 +150,10 @@ func TestDiskFull(t *testing.T) {
 	dir := smallDisk(t, 48<<20)
 	s := newStore(t, Config{Dir: filepath.Join(dir, "data"), Reserve: 6 << 20})
 	defer s.Close()
-	pad := strings.Repeat("x", 100_000)
+	rng := rand.New(rand.NewPCG(1, 2))
 	n := 0
 	for ; n < 2000; n++ {
-		if _, err := s.Commit(t.Context(), cm(fmt.Sprint(n), fmt.Sprint(rand.Int64(), pad, n))); err != nil {
+		if _, err := s.Commit(t.Context(), cm(fmt.Sprint(n), noise(rng, 100_000))); err != nil {
 			if !errors.Is(err, store.ErrNoSpace) || !strings.Contains(err.Error(), "deletes are still accepted") {
 				t.Fatal(err)
 			}
@@ -195,6 +195,15 @@ func TestDiskFull(t *testing.T) {
 	if c := s.Snapshot().Count(store.Scope{Resource: "configmaps"}); c != 1 {
 		t.Errorf("%d objects after reopening, want 1", c)
 	}
+}
+
+// noise is text that does not compress.
+func noise(rng *rand.Rand, n int) string {
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = byte(' ' + rng.IntN(95))
+	}
+	return string(b)
 }
 
 // smallDisk mounts a file system of its own. The caller runs in a mount
@@ -545,11 +554,7 @@ func TestSpaceReturns(t *testing.T) {
 	defer s.Close()
 	rng := rand.New(rand.NewPCG(1, 2))
 	for range 600 {
-		pad := make([]byte, 60_000)
-		for i := range pad {
-			pad[i] = byte('a' + rng.IntN(26))
-		}
-		if _, err := s.Commit(t.Context(), cm(fmt.Sprint(rng.IntN(20)), string(pad))); err != nil {
+		if _, err := s.Commit(t.Context(), cm(fmt.Sprint(rng.IntN(20)), noise(rng, 60_000))); err != nil {
 			t.Fatal(err)
 		}
 	}
