@@ -42,6 +42,10 @@ func (x *exchange) WriteHeader(code int) {
 	if x.status != 0 {
 		return
 	}
+	if code >= 100 && code < 200 && code != http.StatusSwitchingProtocols {
+		x.ResponseWriter.WriteHeader(code) // the answer itself is still to come
+		return
+	}
 	x.status = code
 	for _, text := range x.warnings {
 		if h, err := utilnet.NewWarningHeader(299, "-", text); err == nil {
@@ -56,6 +60,11 @@ func (x *exchange) Write(p []byte) (int, error) {
 		x.WriteHeader(http.StatusOK)
 	}
 	return x.ResponseWriter.Write(p)
+}
+
+// Flush sends what is written so far.
+func (x *exchange) Flush() {
+	_ = http.NewResponseController(x.ResponseWriter).Flush() // a client that went away shows at the next write
 }
 
 // Unwrap lets http.ResponseController reach the connection.

@@ -45,12 +45,18 @@ type harness struct {
 // start runs a server over TLS and HTTP/2 on an engine in memory.
 func start(t testing.TB, change ...func(*apiserver.Config)) *harness {
 	t.Helper()
+	return startStore(t, store.Config{}, change...)
+}
+
+func startStore(t testing.TB, sc store.Config, change ...func(*apiserver.Config)) *harness {
+	t.Helper()
 	engine, err := pebble.Open(pebble.Config{Dir: "/data", FS: vfs.NewMem()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	reg := api.Builtin()
-	st, err := store.New(store.Config{Engine: engine, Codec: apiserver.NewCodec(reg), Registry: reg})
+	sc.Engine, sc.Codec, sc.Registry = engine, apiserver.NewCodec(reg), reg
+	st, err := store.New(sc)
 	if err != nil {
 		t.Fatal(err)
 	}
