@@ -57,7 +57,8 @@ func (d *Documents) V2() (Document, error) {
 }
 
 // get returns the kept document if it is the right one, or makes it. One is
-// made at a time: they cost memory while in the making.
+// made at a time: they cost memory while in the making. write goes to memory and
+// need not look at the errors of single writes.
 func (d *Documents) get(key, hash string, write func(io.Writer) error) (Document, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -125,7 +126,7 @@ func hashAll(groups map[schema.GroupVersion][]api.Served) string {
 	return strings.ToUpper(hex.EncodeToString(h.Sum(nil)))
 }
 
-var info = dict{"title": "Kubernetes", "version": "unversioned"}
+const info = `{"title":"Kubernetes","version":"unversioned"}`
 
 func (d *Documents) writeV3(w io.Writer, gv schema.GroupVersion, served []api.Served) error {
 	defs, err := withCustom(map[schema.GroupVersion][]api.Served{gv: served})
@@ -134,30 +135,37 @@ func (d *Documents) writeV3(w io.Writer, gv schema.GroupVersion, served []api.Se
 	}
 	ops := operations(gv, served)
 	r := &renderer{defs: defs, seen: map[string]map[string]parameter{}}
-	paths, err := r.paths(gv, ops)
-	if err != nil {
+	io.WriteString(w, `{"openapi":"3.0.0","info":`+info+`,"paths":{`)
+	if err := r.writePaths(w, ops); err != nil {
 		return err
 	}
-	head, err := json.Marshal(dict{"openapi": "3.0.0", "info": info, "paths": paths})
-	if err != nil {
+	io.WriteString(w, `},"components":{"securitySchemes":`+bearer+`,"schemas":{`)
+	if err := d.writeSchemas(w, ops, defs, func(def definition) (string, error) { return def.v3, nil }); err != nil {
 		return err
-	}
-	w.Write(head[:len(head)-1])
-	io.WriteString(w, `,"components":{"securitySchemes":`+bearer+`,"schemas":{`)
-	of := kinds(d.reg)
-	for i, name := range Reachable(roots(ops), func(n string) string { return defs[n].v3 }) {
-		text, err := withKinds(defs[name].v3, of[name])
-		if err != nil {
-			return fmt.Errorf("openapi: definition %s: %w", name, err)
-		}
-		fmt.Fprintf(w, "%s%q:%s", comma(i), name, text)
 	}
 	_, err = io.WriteString(w, "}}}")
 	return err
 }
 
+// writeSchemas writes the definitions that operations lead to.
+func (d *Documents) writeSchemas(w io.Writer, ops []operation, defs map[string]definition, text func(definition) (string, error)) error {
+	of := kinds(d.reg)
+	for i, name := range Reachable(roots(ops), func(n string) string { return defs[n].v3 }) {
+		schema, err := text(defs[name])
+		if err == nil {
+			schema, err = withKinds(schema, of[name])
+		}
+		if err != nil {
+			return fmt.Errorf("openapi: definition %s: %w", name, err)
+		}
+		fmt.Fprintf(w, "%s%q:%s", comma(i), name, schema)
+	}
+	return nil
+}
+
 const bearer = `{"BearerToken":{"type":"apiKey","name":"authorization","in":"header","description":"Bearer Token authentication"}}`
 
+// comma goes before all elements but the first.
 func comma(i int) string {
 	if i == 0 {
 		return ""
@@ -199,33 +207,18 @@ func (d *Documents) writeV2(w io.Writer, groups map[schema.GroupVersion][]api.Se
 	if err != nil {
 		return err
 	}
-	r := &renderer{old: true, defs: defs, seen: map[string]map[string]parameter{}}
-	paths, names := map[string]dict{}, []string{}
+	var ops []operation
 	for _, gv := range slices.SortedFunc(maps.Keys(groups), compareVersions) {
-		ops := operations(gv, groups[gv])
-		more, err := r.paths(gv, ops)
-		if err != nil {
-			return err
-		}
-		maps.Copy(paths, more)
-		names = append(names, roots(ops)...)
+		ops = append(ops, operations(gv, groups[gv])...)
 	}
-	head, err := json.Marshal(dict{"swagger": "2.0", "info": info, "paths": paths, "security": []dict{{"BearerToken": []string{}}}})
-	if err != nil {
+	r := &renderer{old: true, defs: defs, seen: map[string]map[string]parameter{}}
+	io.WriteString(w, `{"swagger":"2.0","info":`+info+`,"paths":{`)
+	if err := r.writePaths(w, ops); err != nil {
 		return err
 	}
-	w.Write(head[:len(head)-1])
-	io.WriteString(w, `,"securityDefinitions":`+bearer+`,"definitions":{`)
-	of := kinds(d.reg)
-	for i, name := range Reachable(names, func(n string) string { return defs[n].v3 }) {
-		text, err := toV2(defs[name])
-		if err == nil {
-			text, err = withKinds(text, of[name])
-		}
-		if err != nil {
-			return fmt.Errorf("openapi: definition %s: %w", name, err)
-		}
-		fmt.Fprintf(w, "%s%q:%s", comma(i), name, text)
+	io.WriteString(w, `},"security":[{"BearerToken":[]}],"securityDefinitions":`+bearer+`,"definitions":{`)
+	if err := d.writeSchemas(w, ops, defs, toV2); err != nil {
+		return err
 	}
 	_, err = io.WriteString(w, "}}")
 	return err
@@ -234,7 +227,7 @@ func (d *Documents) writeV2(w io.Writer, groups map[schema.GroupVersion][]api.Se
 // toV2 turns a v3 schema into what v2 can say: references stand alone, and
 // there are neither defaults nor nullable values nor alternatives.
 func toV2(def definition) (string, error) {
-	if def.v2 != "" {
+	if def.v2 != "" || def.v3 == "" {
 		return def.v2, nil
 	}
 	var tree any

@@ -44,6 +44,9 @@ func inflate(t *testing.T, data []byte) []byte {
 	return out
 }
 
+// decoded keeps what v3 read: the documents are large.
+var decoded = map[schema.GroupVersion]*spec3.OpenAPI{}
+
 func v3(t *testing.T, gv schema.GroupVersion) (*spec3.OpenAPI, string) {
 	t.Helper()
 	doc, ok, err := docs.V3(gv)
@@ -51,11 +54,14 @@ func v3(t *testing.T, gv schema.GroupVersion) (*spec3.OpenAPI, string) {
 		t.Fatal(gv, ok, err)
 	}
 	text := inflate(t, doc.Gzip)
-	out := &spec3.OpenAPI{}
-	if err := json.Unmarshal(text, out); err != nil {
-		t.Fatal(err)
+	if decoded[gv] == nil {
+		out := &spec3.OpenAPI{}
+		if err := json.Unmarshal(text, out); err != nil {
+			t.Fatal(err)
+		}
+		decoded[gv] = out
 	}
-	return out, string(text)
+	return decoded[gv], string(text)
 }
 
 // Every document is OpenAPI, refers to nothing that is not in it, and describes

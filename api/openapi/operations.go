@@ -15,6 +15,7 @@ import (
 // operation is one method of one path, told so that both versions of OpenAPI
 // can be written from it.
 type operation struct {
+	gv           schema.GroupVersion
 	path, method string
 	id, text     string // operationId, description
 	action       string // x-kubernetes-action
@@ -57,6 +58,9 @@ func operations(gv schema.GroupVersion, served []api.Served) []operation {
 		for i := range s.Subresources {
 			ops = append(ops, r.subresource(&s.Subresources[i])...)
 		}
+	}
+	for i := range ops {
+		ops[i].gv = gv
 	}
 	return ops
 }

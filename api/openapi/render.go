@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"io"
+	"maps"
 	"slices"
 	"strings"
 
@@ -45,20 +47,29 @@ func (r *renderer) parameters(options any) (map[string]parameter, error) {
 	return def.Properties, nil
 }
 
-// paths writes all operations, by path and method.
-func (r *renderer) paths(gv schema.GroupVersion, ops []operation) (map[string]dict, error) {
-	out := map[string]dict{}
+// writePaths writes all operations by path and method, one path at a time: all
+// of them as a tree would take many times the memory.
+func (r *renderer) writePaths(w io.Writer, ops []operation) error {
+	byPath := map[string][]operation{}
 	for _, o := range ops {
-		if out[o.path] == nil {
-			out[o.path] = dict{"parameters": r.pathParameters(o)}
-		}
-		op, err := r.operation(gv, o)
-		if err != nil {
-			return nil, err
-		}
-		out[o.path][o.method] = op
+		byPath[o.path] = append(byPath[o.path], o)
 	}
-	return out, nil
+	for i, path := range slices.Sorted(maps.Keys(byPath)) {
+		item := dict{"parameters": r.pathParameters(byPath[path][0])}
+		for _, o := range byPath[path] {
+			op, err := r.operation(o)
+			if err != nil {
+				return err
+			}
+			item[o.method] = op
+		}
+		data, err := json.Marshal(item)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(w, "%s%q:%s", comma(i), path, data)
+	}
+	return nil
 }
 
 func (r *renderer) pathParameters(o operation) []dict {
@@ -85,8 +96,8 @@ func (r *renderer) parameter(name, in, typ, text string) dict {
 	return p
 }
 
-func (r *renderer) operation(gv schema.GroupVersion, o operation) (dict, error) {
-	op := dict{"operationId": o.id, "description": o.text, "tags": []string{tag(gv)}, "responses": r.responses(o)}
+func (r *renderer) operation(o operation) (dict, error) {
+	op := dict{"operationId": o.id, "description": o.text, "tags": []string{tag(o.gv)}, "responses": r.responses(o)}
 	if o.action != "" {
 		op["x-kubernetes-action"] = o.action
 		op["x-kubernetes-group-version-kind"] = kindOf(o.gvk)
