@@ -75,7 +75,7 @@ func node(obj client.Object) string {
 	return ""
 }
 
-func plane(b *testing.B) client.Client {
+func plane(b testing.TB) client.Client {
 	engine, err := pebble.Open(pebble.Config{Dir: b.TempDir()})
 	if err != nil {
 		b.Fatal(err)
@@ -102,7 +102,7 @@ func (everybody) Authorize(context.Context, auth.Attributes) (auth.Decision, str
 	return auth.Allow, "", nil
 }
 
-func create(b *testing.B, c client.Client, obj client.Object) {
+func create(b testing.TB, c client.Client, obj client.Object) {
 	if _, err := c.Create(b.Context(), obj); err != nil {
 		b.Error(err)
 	}
