@@ -69,13 +69,18 @@ func (g *Group) Failed() <-chan error { return g.failed }
 
 // Stop ends all components, the last started first, and returns what went wrong
 // while they stopped.
-func (g *Group) Stop() error {
+func (g *Group) Stop() error { return g.StopAfter("") }
+
+// StopAfter ends those components that were started after the named one, and
+// leaves it and those before it running.
+func (g *Group) StopAfter(name string) error {
 	g.mu.Lock()
-	parts := slices.Clone(g.parts)
-	g.parts = nil
+	keep := 1 + slices.IndexFunc(g.parts, func(p *part) bool { return p.name == name })
+	rest := slices.Clone(g.parts[keep:])
+	g.parts = g.parts[:keep]
 	g.mu.Unlock()
 	var errs []error
-	for _, p := range slices.Backward(parts) {
+	for _, p := range slices.Backward(rest) {
 		p.cancel()
 		<-p.done
 		if p.err != nil && !errors.Is(p.err, context.Canceled) {

@@ -1,0 +1,200 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"proa/cluster"
+)
+
+type upFlags struct {
+	cfg                  cluster.Config
+	podCIDR, serviceCIDR string
+	output, logLevel     string
+}
+
+func upCommand() *cobra.Command {
+	var f upFlags
+	cmd := &cobra.Command{
+		Use: "up", Short: "Start the cluster here and stay in the foreground", Args: cobra.NoArgs,
+		Long: `Start a cluster on this machine: the control plane and, unless --no-node, a
+node that runs pods. It stays in the foreground; Ctrl-C (or SIGTERM, or "proa
+down") stops it. Pods run on and are found again by the next "up".`,
+		Example: `  sudo proa up
+  proa up --no-node --data-dir ./data --run-dir ./run --api-port 7443
+  sudo proa up -o json`,
+		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+	}
+	d := cluster.Config{}
+	fl := cmd.Flags()
+	fl.StringVar(&f.cfg.DataDir, "data-dir", "/var/lib/proa", "what must survive a reboot")
+	fl.StringVar(&f.cfg.RunDir, "run-dir", "/run/proa", "sockets and state that a reboot clears")
+	fl.StringVar(&f.cfg.Kubeconfig, "kubeconfig", "", "where to write the administrator's kubeconfig (default <data-dir>/kubeconfig)")
+	fl.StringVar(&f.cfg.BindAddress, "bind-address", "0.0.0.0", "the address that the API listens on")
+	fl.IntVar(&f.cfg.APIPort, "api-port", cluster.DefaultAPIPort, "the port that the API listens on")
+	fl.StringVar(&f.cfg.NodeName, "node-name", "", "the node's name (default: the host name)")
+	fl.BoolVar(&f.cfg.NoNode, "no-node", d.NoNode, "run the control plane alone; needs no root")
+	fl.StringVar(&f.podCIDR, "pod-cidr", cluster.DefaultPodCIDR.String(), "the range of pod addresses")
+	fl.StringVar(&f.serviceCIDR, "service-cidr", cluster.DefaultServiceCIDR.String(), "the range of Service addresses")
+	fl.StringVar(&f.cfg.ClusterDomain, "cluster-domain", cluster.DefaultClusterDomain, "the DNS suffix of Services and pods")
+	fl.StringVar(&f.logLevel, "log-level", "warn", "debug, info, warn or error")
+	outputFlag(cmd, &f.output)
+	return cmd
+}
+
+func (f *upFlags) config(cmd *cobra.Command) (cfg cluster.Config, err error) {
+	cfg = f.cfg
+	cfg.DataDir, cfg.RunDir, cfg.Kubeconfig = abs(cfg.DataDir), abs(cfg.RunDir), abs(cfg.Kubeconfig)
+	if cfg.PodCIDR, err = netip.ParsePrefix(f.podCIDR); err != nil {
+		return cfg, fmt.Errorf("--pod-cidr must be a range like 10.42.0.0/16, not %q", f.podCIDR)
+	}
+	if cfg.ServiceCIDR, err = netip.ParsePrefix(f.serviceCIDR); err != nil {
+		return cfg, fmt.Errorf("--service-cidr must be a range like 10.43.0.0/16, not %q", f.serviceCIDR)
+	}
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(f.logLevel)); err != nil {
+		return cfg, fmt.Errorf("--log-level must be debug, info, warn or error, not %q", f.logLevel)
+	}
+	cfg.Log = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
+	return cfg, nil
+}
+
+func (f *upFlags) run(cmd *cobra.Command) error {
+	cfg, err := f.config(cmd)
+	if err != nil {
+		return err
+	}
+	say := printer{out: cmd.OutOrStdout(), quiet: f.output == "json"}
+	start := time.Now()
+	cfg.Progress = func(step string) { say.step(step, time.Since(start)) }
+	c, err := cluster.New(cfg)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(cmd.Context())
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx) }()
+	select {
+	case err := <-done:
+		return stopped(err)
+	case <-c.Ready():
+	}
+	f.announce(say, c)
+	err = <-done
+	say.line("stopped; pods run on: `proa up` finds them again, `proa down --pods` stops them")
+	return stopped(err)
+}
+
+// stopped makes a stop that the user asked for no error.
+func stopped(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// readyLine is what -o json prints.
+type readyLine struct {
+	Ready      bool    `json:"ready"`
+	Seconds    float64 `json:"seconds"`
+	Server     string  `json:"server"`
+	Kubeconfig string  `json:"kubeconfig"`
+	Node       string  `json:"node,omitempty"`
+	DataDir    string  `json:"dataDir"`
+	RunDir     string  `json:"runDir"`
+	PID        int     `json:"pid"`
+}
+
+func (f *upFlags) announce(say printer, c *cluster.Cluster) {
+	i := c.Instance()
+	linked := linkKubeconfig(i.Kubeconfig)
+	if f.output == "json" {
+		_ = printJSONLine(say.out, readyLine{true, c.ReadyIn().Seconds(), i.Server, i.Kubeconfig, i.Node, i.DataDir, i.RunDir, i.PID})
+		return
+	}
+	say.line(fmt.Sprintf("ready in %.2f s", c.ReadyIn().Seconds()))
+	if linked {
+		say.line("  kubectl get nodes        ~/.kube/config points at this cluster")
+	} else {
+		say.line("  export KUBECONFIG=" + i.Kubeconfig)
+	}
+	say.line("  proa kubectl get nodes   needs nothing else installed")
+	say.line("  Ctrl-C stops it")
+}
+
+// linkKubeconfig points ~/.kube/config at the file where the user has none, and
+// tells whether it points there. The user of sudo is meant, not root.
+func linkKubeconfig(file string) bool {
+	home, uid, gid := homeOf()
+	if home == "" {
+		return false
+	}
+	link := filepath.Join(home, ".kube", "config")
+	if to, err := os.Readlink(link); err == nil && to == file {
+		return true
+	}
+	if _, err := os.Lstat(link); !errors.Is(err, os.ErrNotExist) {
+		return false
+	}
+	if err := os.MkdirAll(filepath.Dir(link), 0o750); err != nil {
+		return false
+	}
+	if os.Symlink(file, link) != nil {
+		return false
+	}
+	if uid >= 0 {
+		_ = os.Lchown(filepath.Dir(link), uid, gid)
+		_ = os.Lchown(link, uid, gid)
+		_ = os.Chown(file, uid, gid)
+	}
+	return true
+}
+
+func homeOf() (home string, uid, gid int) {
+	if name := os.Getenv("SUDO_USER"); name != "" {
+		if u, err := user.Lookup(name); err == nil {
+			uid, _ = strconv.Atoi(u.Uid)
+			gid, _ = strconv.Atoi(u.Gid)
+			return u.HomeDir, uid, gid
+		}
+	}
+	home, _ = os.UserHomeDir()
+	return home, -1, -1
+}
+
+// unlinkKubeconfig takes the link away again.
+func unlinkKubeconfig(file string) {
+	home, _, _ := homeOf()
+	link := filepath.Join(home, ".kube", "config")
+	if to, err := os.Readlink(link); err == nil && to == file {
+		_ = os.Remove(link)
+	}
+}
+
+// printer shows progress to a person, and nothing to a program.
+type printer struct {
+	out   io.Writer
+	quiet bool
+}
+
+func (p printer) line(text string) {
+	if !p.quiet {
+		fmt.Fprintln(p.out, text)
+	}
+}
+
+func (p printer) step(text string, after time.Duration) {
+	p.line(fmt.Sprintf("  %-44s %5.2f s", text, after.Seconds()))
+}
