@@ -16,6 +16,7 @@ func prepareResize(p, old *corev1.Pod) {
 	asked := p.Spec
 	p.Spec = *old.Spec.DeepCopy()
 	p.Status = old.Status
+	keepMeta(p, old)
 	copyResources(p.Spec.Containers, asked.Containers)
 	copyResources(p.Spec.InitContainers, asked.InitContainers)
 	if p.Spec.Resources != nil && asked.Resources != nil {

@@ -275,9 +275,19 @@ func ownRestart(p *corev1.Pod, name string) bool {
 func prepareEphemeral(p, old *corev1.Pod) {
 	list := p.Spec.EphemeralContainers
 	keepContent(p, old)
+	keepMeta(p, old)
 	p.Status = old.Status
 	p.Spec.EphemeralContainers = list
 	countSpec(p, old)
+}
+
+// keepMeta takes what clients write of the metadata from old, for endpoints that
+// are about something else.
+func keepMeta(obj, old Object) {
+	obj.SetLabels(old.GetLabels())
+	obj.SetAnnotations(old.GetAnnotations())
+	obj.SetFinalizers(old.GetFinalizers())
+	obj.SetOwnerReferences(old.GetOwnerReferences())
 }
 
 // countSpec sets the generation of an endpoint that writes part of the spec.
