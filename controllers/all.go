@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"proa/api"
+	"proa/controllers/daemonset"
 	"proa/controllers/deployment"
 	"proa/controllers/endpoints"
 	"proa/controllers/garbage"
@@ -38,6 +39,7 @@ func All(c Config) []reconcile.Controller {
 		deployment.Controller(),
 		replicaset.Controller(),
 		replicaset.ReplicationController(),
+		daemonset.Controller(),
 		endpoints.Slices(),
 		endpoints.Legacy(),
 		garbage.Controller(registry),

@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/klog/v2"
 
 	"proa/client"
 	"proa/controllers/pods"
@@ -117,7 +118,7 @@ func toleration(p *corev1.Pod, t corev1.Taint) (limit time.Duration, tolerated b
 	limit = -1
 	for i := range p.Spec.Tolerations {
 		tol := &p.Spec.Tolerations[i]
-		if !tolerates(tol, t) {
+		if !tol.ToleratesTaint(klog.Background(), &t, true) {
 			continue
 		}
 		tolerated = true
@@ -129,19 +130,6 @@ func toleration(p *corev1.Pod, t corev1.Taint) (limit time.Duration, tolerated b
 		}
 	}
 	return limit, tolerated
-}
-
-func tolerates(tol *corev1.Toleration, t corev1.Taint) bool {
-	if tol.Effect != "" && tol.Effect != t.Effect || tol.Key != "" && tol.Key != t.Key {
-		return false
-	}
-	switch tol.Operator {
-	case corev1.TolerationOpExists:
-		return true
-	case "", corev1.TolerationOpEqual:
-		return tol.Key != "" && tol.Value == t.Value
-	}
-	return false
 }
 
 func evict(p *corev1.Pod) reconcile.Plan {

@@ -75,9 +75,9 @@ func TestSilentNodeIsMarkedTaintedAndEmptied(t *testing.T) {
 		}
 		beating(c, 5*time.Minute, "a", "b", "c")
 		want(t, "alive", taints(c, "a"), "")
-		beating(c, 40*time.Second, "b", "c")
+		beating(c, 30*time.Second, "b", "c")
 		want(t, "silent for less than 50 s", string(readiness(client.Get[corev1.Node](c.View(), "", "a"))), "True")
-		beating(c, 20*time.Second, "b", "c")
+		beating(c, 30*time.Second, "b", "c")
 		ready := condition(client.Get[corev1.Node](c.View(), "", "a"), corev1.NodeReady)
 		want(t, "silent", string(ready.Status)+" "+ready.Reason, "Unknown NodeStatusUnknown")
 		want(t, "silent", taints(c, "a"), "unreachable:NoExecute unreachable:NoSchedule")

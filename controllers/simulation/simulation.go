@@ -152,6 +152,9 @@ func (c *Cluster) bind(p *corev1.Pod) {
 	node := fmt.Sprint("node-", c.bound%max(c.Nodes, 1))
 	c.bound++
 	c.mu.Unlock()
+	if name := pinned(p); name != "" {
+		node = name
+	}
 	_, err := c.Post(context.Background(), client.Row[corev1.Pod](), client.KeyOf(p), "binding", &corev1.Binding{
 		ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, UID: p.UID},
 		Target:     corev1.ObjectReference{Kind: "Node", Name: node},
@@ -159,6 +162,18 @@ func (c *Cluster) bind(p *corev1.Pod) {
 	if err != nil {
 		c.T.Error(err)
 	}
+}
+
+// pinned is the only node that a pod's affinity names, or "".
+func pinned(p *corev1.Pod) string {
+	if a := p.Spec.Affinity; a != nil && a.NodeAffinity != nil && a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution != nil {
+		for _, t := range a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
+			if len(t.MatchFields) > 0 {
+				return t.MatchFields[0].Values[0]
+			}
+		}
+	}
+	return ""
 }
 
 func (c *Cluster) start(p *corev1.Pod) {
