@@ -247,3 +247,46 @@ func TestPortForward(t *testing.T) {
 		server.Close()
 	}
 }
+
+// TestSlowClient: an attached client that reads nothing does not hold the
+// container up for long, and not the log.
+func TestSlowClient(t *testing.T) {
+	w := newWorld(t)
+	pod, _ := w.pod("a")
+	config := containerConfig("c", "echo1")
+	config.Stdin = true
+	id := w.start(pod, config)
+	rec, err := w.runningContainer(id)
+	must(t, err)
+	c, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stuck := make(chan struct{})
+	in, typist := io.Pipe()
+	done := make(chan error, 1)
+	go func() { done <- w.attach(c, rec, stdio{in: in, out: blocked(stuck)}) }()
+	go func() {
+		line := strings.Repeat("z", 1000) + "\n"
+		for range 500 {
+			fmt.Fprint(typist, line)
+		}
+		fmt.Fprint(typist, "quit\n")
+	}()
+	begin := time.Now()
+	s := w.ended(id)
+	if s.ExitCode != 0 || time.Since(begin) > 15*time.Second {
+		t.Errorf("ended after %v: %v", time.Since(begin), s)
+	}
+	if got := len(w.log(id)); got != 501 {
+		t.Errorf("%d lines in the log", got)
+	}
+	close(stuck)
+	<-done
+}
+
+// blocked is a Writer that waits.
+type blocked chan struct{}
+
+func (b blocked) Write(p []byte) (int, error) {
+	<-b
+	return len(p), nil
+}

@@ -1,3 +1,5 @@
+//go:build cgo
+
 // Command proa-shim is the process that a pod's containers belong to. The proa
 // binary carries it and starts it; nobody else should.
 package main
