@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"reflect"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
@@ -25,30 +26,34 @@ import (
 // apiServiceName is the Service by which pods reach the API.
 const apiServiceName = "kubernetes"
 
-// bootstrap creates what every cluster has.
+// bootstrap creates what every cluster has: the namespaces first, then the rest
+// at once, so that the store commits it together.
 func (s *Server) bootstrap(ctx context.Context) error {
 	c := s.Client(auth.System("system:apiserver"))
+	var namespaces []api.Object
 	for _, name := range []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease} {
-		ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
-		if err := ensure(ctx, c, ns); err != nil {
-			return err
-		}
+		namespaces = append(namespaces, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
 	}
-	for _, obj := range s.systemObjects() {
-		if err := ensure(ctx, c, obj); err != nil {
-			return err
-		}
+	if err := ensureAll(ctx, c, namespaces); err != nil {
+		return err
 	}
-	for _, obj := range s.cfg.Bootstrap {
-		if err := ensure(ctx, c, obj); err != nil {
-			return err
-		}
+	if err := ensureAll(ctx, c, append(systemObjects(), s.cfg.Bootstrap...)); err != nil {
+		return err
 	}
 	return s.publish(ctx, c)
 }
 
+func ensureAll(ctx context.Context, c client.Client, objs []api.Object) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(64)
+	for _, obj := range objs {
+		group.Go(func() error { return ensure(ctx, c, obj) })
+	}
+	return group.Wait()
+}
+
 // systemObjects are the priority classes that Kubernetes reserves.
-func (s *Server) systemObjects() []api.Object {
+func systemObjects() []api.Object {
 	return []api.Object{
 		&schedulingv1.PriorityClass{
 			ObjectMeta: metav1.ObjectMeta{Name: "system-node-critical"}, Value: 2000001000,

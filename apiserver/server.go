@@ -3,11 +3,14 @@ package apiserver
 import (
 	"context"
 	"errors"
+	"iter"
 	"log/slog"
 	"net/http"
 	"net/netip"
 	"sync/atomic"
 	"time"
+
+	rbacv1 "k8s.io/api/rbac/v1"
 
 	"proa/api"
 	"proa/apiserver/admission"
@@ -15,6 +18,7 @@ import (
 	"proa/apiserver/endpoint"
 	"proa/apiserver/fieldmanager"
 	"proa/auth"
+	"proa/auth/rbac"
 	"proa/client"
 	"proa/store"
 )
@@ -81,6 +85,9 @@ func New(c Config) (*Server, error) {
 	s.endpoint = &endpoint.Endpoint{
 		Store: c.Store, Registry: c.Registry, Fields: fieldmanager.New(c.Registry),
 		Tokens: c.Tokens, Authorizer: c.Authorizer, Now: c.Now,
+		Rules: func(u auth.User, namespace string) iter.Seq2[rbacv1.PolicyRule, string] {
+			return rbac.RulesFor(view{c.Store.Snapshot()}, u, namespace)
+		},
 		Admission: admission.Default(admission.Config{
 			ServiceCIDR: c.ServiceCIDR, NodePorts: c.NodePorts, Newest: c.Store.Snapshot, TaintNodes: c.TaintNodes,
 		}),

@@ -12,9 +12,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"strconv"
 	"time"
 
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -35,6 +37,9 @@ type Endpoint struct {
 	Tokens    auth.TokenIssuer
 	// Authorizer answers access reviews.
 	Authorizer auth.Authorizer
+	// Rules yields what RBAC grants a user in a namespace, each with the reason;
+	// nil where there is no RBAC.
+	Rules func(u auth.User, namespace string) iter.Seq2[rbacv1.PolicyRule, string]
 	// Now is the clock.
 	Now func() time.Time
 }

@@ -65,7 +65,7 @@ func (e *Endpoint) List(ctx context.Context, q Request, opts ListOptions) (List,
 	if err != nil {
 		return List{}, err
 	}
-	world, after, err := e.worldOf(ctx, opts)
+	world, after, err := e.worldOf(ctx, scope.Resource, opts)
 	if err != nil {
 		return List{}, err
 	}
@@ -78,9 +78,9 @@ func (e *Endpoint) List(ctx context.Context, q Request, opts ListOptions) (List,
 
 // worldOf is the snapshot that a list reads, and the key that it begins after.
 // See "Resource versions" in the Kubernetes API concepts for the table of cases.
-func (e *Endpoint) worldOf(ctx context.Context, opts ListOptions) (store.Snapshot, store.Key, error) {
+func (e *Endpoint) worldOf(ctx context.Context, resource string, opts ListOptions) (store.Snapshot, store.Key, error) {
 	if opts.Continue != "" {
-		return e.continued(opts)
+		return e.continued(resource, opts)
 	}
 	rev, err := parseRevision(opts.ResourceVersion)
 	if err != nil {
@@ -88,7 +88,7 @@ func (e *Endpoint) worldOf(ctx context.Context, opts ListOptions) (store.Snapsho
 	}
 	exact := opts.ResourceVersionMatch == metav1.ResourceVersionMatchExact || opts.ResourceVersionMatch == "" && opts.Limit > 0
 	if rev > 0 && exact {
-		world, err := e.past(ctx, rev)
+		world, err := e.past(ctx, resource, rev)
 		return world, store.Key{}, err
 	}
 	if err := e.reach(ctx, rev); err != nil {
@@ -97,11 +97,11 @@ func (e *Endpoint) worldOf(ctx context.Context, opts ListOptions) (store.Snapsho
 	return e.Store.Snapshot(), store.Key{}, nil
 }
 
-func (e *Endpoint) past(ctx context.Context, rev uint64) (store.Snapshot, error) {
+func (e *Endpoint) past(ctx context.Context, resource string, rev uint64) (store.Snapshot, error) {
 	if err := e.reach(ctx, rev); err != nil {
 		return nil, err
 	}
-	world, err := e.Store.SnapshotAt(rev)
+	world, err := e.Store.SnapshotAt(rev, resource)
 	if errors.Is(err, store.ErrExpired) {
 		return nil, apierrors.NewResourceExpired("The resourceVersion for the provided list is too old.")
 	}
@@ -222,7 +222,7 @@ func encodeContinue(c continuation) string {
 	return base64.RawURLEncoding.EncodeToString(data)
 }
 
-func (e *Endpoint) continued(opts ListOptions) (store.Snapshot, store.Key, error) {
+func (e *Endpoint) continued(resource string, opts ListOptions) (store.Snapshot, store.Key, error) {
 	if opts.ResourceVersion != "" && opts.ResourceVersion != "0" {
 		return nil, store.Key{}, apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
 	}
@@ -238,7 +238,7 @@ func (e *Endpoint) continued(opts ListOptions) (store.Snapshot, store.Key, error
 	if c.Newest {
 		return e.Store.Snapshot(), key, nil
 	}
-	world, err := e.Store.SnapshotAt(c.Revision)
+	world, err := e.Store.SnapshotAt(c.Revision, resource)
 	if errors.Is(err, store.ErrExpired) {
 		return nil, key, expiredContinue(c)
 	}

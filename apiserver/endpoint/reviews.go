@@ -7,6 +7,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -16,12 +17,6 @@ import (
 	"proa/auth"
 	"proa/store"
 )
-
-// rulesLister is what an authoriser may offer beside its decisions: all that a
-// user may do in a namespace. incomplete says that there may be more.
-type rulesLister interface {
-	RulesFor(ctx context.Context, u auth.User, namespace string) (resource []authorizationv1.ResourceRule, nonResource []authorizationv1.NonResourceRule, incomplete bool, err error)
-}
 
 // Review answers a question of one of the review kinds. Nothing is stored.
 func (e *Endpoint) Review(ctx context.Context, q Request, obj api.Object) (Result, error) {
@@ -52,7 +47,7 @@ func (e *Endpoint) answer(ctx context.Context, q Request, obj api.Object) error 
 	case *authorizationv1.SelfSubjectAccessReview:
 		e.reviewAccess(ctx, q.User, r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes, &r.Status)
 	case *authorizationv1.SelfSubjectRulesReview:
-		return e.reviewRules(ctx, q.User, r)
+		return e.reviewRules(q.User, r)
 	default:
 		return apierrors.NewMethodNotSupported(q.Served.GR(), "create")
 	}
@@ -116,23 +111,40 @@ func (e *Endpoint) reviewAccess(ctx context.Context, u auth.User, res *authoriza
 	}
 }
 
-func (e *Endpoint) reviewRules(ctx context.Context, u auth.User, r *authorizationv1.SelfSubjectRulesReview) error {
+// reviewRules lists what RBAC grants. Other authorisers do not list what they
+// would allow, so the answer is incomplete where there are any.
+func (e *Endpoint) reviewRules(u auth.User, r *authorizationv1.SelfSubjectRulesReview) error {
 	if r.Spec.Namespace == "" {
 		return apierrors.NewBadRequest("no namespace on request")
 	}
-	lister, ok := e.Authorizer.(rulesLister)
-	if !ok {
-		r.Status = authorizationv1.SubjectRulesReviewStatus{
-			ResourceRules: []authorizationv1.ResourceRule{}, NonResourceRules: []authorizationv1.NonResourceRule{}, Incomplete: true,
-		}
+	r.Status = authorizationv1.SubjectRulesReviewStatus{
+		ResourceRules: []authorizationv1.ResourceRule{}, NonResourceRules: []authorizationv1.NonResourceRule{},
+	}
+	if u.In(auth.GroupMasters) {
+		addRule(&r.Status, rbacv1.PolicyRule{Verbs: all, APIGroups: all, Resources: all})
+		addRule(&r.Status, rbacv1.PolicyRule{Verbs: all, NonResourceURLs: all})
+	}
+	if e.Rules == nil {
+		r.Status.Incomplete = true
 		return nil
 	}
-	resource, path, incomplete, err := lister.RulesFor(ctx, u, r.Spec.Namespace)
-	r.Status = authorizationv1.SubjectRulesReviewStatus{ResourceRules: resource, NonResourceRules: path, Incomplete: incomplete}
-	if err != nil {
-		r.Status.EvaluationError = err.Error()
+	for rule := range e.Rules(u, r.Spec.Namespace) {
+		addRule(&r.Status, rule)
 	}
 	return nil
+}
+
+var all = []string{"*"}
+
+func addRule(to *authorizationv1.SubjectRulesReviewStatus, rule rbacv1.PolicyRule) {
+	if len(rule.Resources) > 0 {
+		to.ResourceRules = append(to.ResourceRules, authorizationv1.ResourceRule{
+			Verbs: rule.Verbs, APIGroups: rule.APIGroups, Resources: rule.Resources, ResourceNames: rule.ResourceNames,
+		})
+	}
+	if len(rule.NonResourceURLs) > 0 {
+		to.NonResourceRules = append(to.NonResourceRules, authorizationv1.NonResourceRule{Verbs: rule.Verbs, NonResourceURLs: rule.NonResourceURLs})
+	}
 }
 
 // IssueToken makes a token for the service account that the request names.
