@@ -306,7 +306,7 @@ func Cleanup() error {
 	defer rules.Close()
 	b := nft.NewBatch(table)
 	b.DelTable()
-	return errors.Join(append(errs, rules.Apply(b))...)
+	return errors.Join(append(errs, rules.Apply(b), shutOut(rules))...)
 }
 
 // keyedLock lets one goroutine at a time work on a key.

@@ -53,11 +53,13 @@ func (n *Network) installRules() error {
 			b.AddRule(chain, r)
 		}
 	}
+	n.mu.Lock()
 	for _, rec := range n.records {
 		for set, elems := range rec.elements() {
 			b.AddElements(set, elems...)
 		}
 	}
+	n.mu.Unlock()
 	return n.rules.Apply(b)
 }
 

@@ -79,6 +79,8 @@ func (p *Proxy) Run(ctx context.Context) error {
 	s := &syncer{Proxy: p, conn: conn}
 	updates, stop := follow(ctx, stream)
 	defer stop()
+	removed, stopWatch := watchTable(ctx, conn)
+	defer stopWatch()
 	retry := s.sync(view, nil)
 	for {
 		select {
@@ -93,10 +95,43 @@ func (p *Proxy) Run(ctx context.Context) error {
 			default:
 				retry = s.sync(u.view, u.events)
 			}
+		case err := <-removed:
+			if err != nil {
+				return err
+			}
+			s.cfg.Log.Warn("somebody removed the service rules; they are made again")
+			s.state = nil
+			retry = s.sync(s.view, nil)
 		case <-retry:
 			retry = s.sync(s.view, nil)
 		}
 	}
+}
+
+// watchTable tells when somebody else removed the table, as a restart of the
+// machine's firewall does.
+func watchTable(ctx context.Context, conn *nft.Conn) (removed <-chan error, stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	out, done := make(chan error, 1), make(chan struct{})
+	go func() {
+		defer close(done)
+		err := nft.Watch(ctx, conn, func(removed func(string) bool) {
+			if !removed(table) {
+				return
+			}
+			select {
+			case out <- nil:
+			default: // a word is waiting already
+			}
+		})
+		if err != nil {
+			select {
+			case out <- err:
+			case <-ctx.Done():
+			}
+		}
+	}()
+	return out, func() { cancel(); <-done }
 }
 
 // update is what the stream gave at one time.

@@ -467,9 +467,15 @@ func TestTableIsMadeAgainAfterItWasRemoved(t *testing.T) {
 	a, probe := n.pod("a"), n.pod("client")
 	n.inject(service("web", "10.96.0.20"), slice("web", 8080, a.at()))
 	n.run()
+	n.proxy.mu.Lock()
+	applied := n.proxy.applied
+	n.proxy.mu.Unlock()
 	netnstest.Check(t, Cleanup())
-	n.inject(service("other", "10.96.0.22"))
-	n.settled()
+	select {
+	case <-applied:
+	case <-time.After(5 * time.Second):
+		t.Fatal("the table was not made again")
+	}
 	expect(t, probe.ns, "tcp4", "10.96.0.20:80", "a sees "+probe.ip.String())
 }
 

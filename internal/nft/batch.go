@@ -10,17 +10,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Batch is a transaction being written, all of it in one table of family inet.
+// Batch is a transaction being written, all of it in one table.
 type Batch struct {
 	table  string
+	family uint8
 	buf    []byte
 	starts []int // offset of each message in buf
 	err    error // the first expression that could not be encoded
 }
 
-// NewBatch begins a transaction on the table.
-func NewBatch(table string) *Batch {
-	b := &Batch{table: table}
+// NewBatch begins a transaction on a table of family inet.
+func NewBatch(table string) *Batch { return NewBatchIn(unix.NFPROTO_INET, table) }
+
+// NewBatchIn begins a transaction on a table of a family (unix.NFPROTO_*).
+func NewBatchIn(family uint8, table string) *Batch {
+	b := &Batch{table: table, family: family}
 	b.buf = header(b.buf, unix.NFNL_MSG_BATCH_BEGIN, unix.NLM_F_REQUEST, 0, unix.AF_UNSPEC, unix.NFNL_SUBSYS_NFTABLES)
 	binary.NativeEndian.PutUint32(b.buf, uint32(len(b.buf)))
 	return b
@@ -37,6 +41,7 @@ type Hook struct {
 	Type     string // nat, filter
 	Num      uint32 // unix.NF_INET_*
 	Priority int32
+	Drops    bool // what no rule takes is dropped, not accepted
 }
 
 // AddTable makes the table if it is not there.
@@ -54,7 +59,7 @@ func (b *Batch) DelTable() {
 	b.message(unix.NFT_MSG_DELTABLE, 0, func(a *attrs) { a.str(unix.NFTA_TABLE_NAME, b.table) })
 }
 
-// AddChain makes a chain; with a hook, a base chain that accepts by default.
+// AddChain makes a chain; with a hook, a base chain.
 func (b *Batch) AddChain(name string, hook *Hook) {
 	b.message(unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, func(a *attrs) {
 		a.str(unix.NFTA_CHAIN_TABLE, b.table)
@@ -66,7 +71,11 @@ func (b *Batch) AddChain(name string, hook *Hook) {
 			a.u32(unix.NFTA_HOOK_HOOKNUM, hook.Num)
 			a.u32(unix.NFTA_HOOK_PRIORITY, uint32(hook.Priority))
 		})
-		a.u32(unix.NFTA_CHAIN_POLICY, 1) // NF_ACCEPT
+		policy := uint32(1) // NF_ACCEPT
+		if hook.Drops {
+			policy = 0
+		}
+		a.u32(unix.NFTA_CHAIN_POLICY, policy)
 		a.str(unix.NFTA_CHAIN_TYPE, hook.Type)
 	})
 }
@@ -89,7 +98,11 @@ func (b *Batch) DelChain(name string) {
 
 // AddRule appends a rule to a chain.
 func (b *Batch) AddRule(chain string, r Rule) {
-	b.message(unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, func(a *attrs) {
+	b.rule(unix.NLM_F_CREATE|unix.NLM_F_APPEND, chain, r, func(*attrs) {})
+}
+
+func (b *Batch) rule(flags uint16, chain string, r Rule, more func(*attrs)) {
+	b.message(unix.NFT_MSG_NEWRULE, flags, func(a *attrs) {
 		a.str(unix.NFTA_RULE_TABLE, b.table)
 		a.str(unix.NFTA_RULE_CHAIN, chain)
 		a.nest(unix.NFTA_RULE_EXPRESSIONS, func(a *attrs) {
@@ -99,11 +112,12 @@ func (b *Batch) AddRule(chain string, r Rule) {
 				}
 			}
 		})
+		more(a)
 	})
 }
 
 func (b *Batch) expression(a *attrs, e expr.Any) {
-	data, err := expr.Marshal(unix.NFPROTO_INET, e)
+	data, err := expr.Marshal(b.family, e)
 	if err != nil && b.err == nil {
 		b.err = fmt.Errorf("nftables: encode %T: %w", e, err)
 	}
@@ -191,7 +205,7 @@ func (b *Batch) message(kind, flags uint16, body func(*attrs)) {
 	start := len(b.buf)
 	b.starts = append(b.starts, start)
 	// The sequence number is the message's index, by which an error names it.
-	b.buf = header(b.buf, nfnl(kind), unix.NLM_F_REQUEST|flags, uint32(len(b.starts)), unix.NFPROTO_INET, 0)
+	b.buf = header(b.buf, nfnl(kind), unix.NLM_F_REQUEST|flags, uint32(len(b.starts)), b.family, 0)
 	body((*attrs)(&b.buf))
 	binary.NativeEndian.PutUint32(b.buf[start:], uint32(len(b.buf)-start))
 }

@@ -21,10 +21,11 @@ import (
 // Conn is a socket into one network namespace: that of the thread which called
 // Dial. It may be used by several goroutines, one transaction at a time.
 type Conn struct {
-	mu  sync.Mutex
-	fd  int
-	seq uint32
-	buf []byte
+	mu   sync.Mutex
+	fd   int
+	port uint32 // the kernel's name for the socket
+	seq  uint32
+	buf  []byte
 }
 
 // Dial opens a socket.
@@ -39,7 +40,12 @@ func Dial() (*Conn, error) {
 	}
 	// Errors carry only the header of the message that caused them.
 	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
-	c := &Conn{fd: fd, buf: make([]byte, 64<<10)}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("nftables: name of the netlink socket: %w", err)
+	}
+	c := &Conn{fd: fd, port: name.(*unix.SockaddrNetlink).Pid, buf: make([]byte, 64<<10)}
 	runtime.SetFinalizer(c, func(c *Conn) { c.Close() })
 	return c, nil
 }
@@ -154,7 +160,7 @@ func (c *Conn) Elements(table, set string) ([]Element, error) {
 	var a attrs
 	a.str(unix.NFTA_SET_ELEM_LIST_TABLE, table)
 	a.str(unix.NFTA_SET_ELEM_LIST_SET, set)
-	err := c.dump(unix.NFT_MSG_GETSETELEM, a, func(body []byte) {
+	err := c.dump(unix.NFT_MSG_GETSETELEM, unix.NFPROTO_INET, a, func(body []byte) {
 		for t, list := range attributes(body[4:]) {
 			if t != unix.NFTA_SET_ELEM_LIST_ELEMENTS {
 				continue
@@ -170,11 +176,10 @@ func (c *Conn) Elements(table, set string) ([]Element, error) {
 	return out, err
 }
 
-// Count tells how many objects of each kind a table of ours holds, for checks
-// that nothing was left behind.
+// Chains names the chains of a table of family inet.
 func (c *Conn) Chains(table string) ([]string, error) {
 	var out []string
-	err := c.dump(unix.NFT_MSG_GETCHAIN, nil, func(body []byte) {
+	err := c.dump(unix.NFT_MSG_GETCHAIN, unix.NFPROTO_INET, nil, func(body []byte) {
 		var in, name string
 		for t, v := range attributes(body[4:]) {
 			switch t {
@@ -194,7 +199,7 @@ func (c *Conn) Chains(table string) ([]string, error) {
 // Tables lists the tables of family inet.
 func (c *Conn) Tables() ([]string, error) {
 	var out []string
-	err := c.dump(unix.NFT_MSG_GETTABLE, nil, func(body []byte) {
+	err := c.dump(unix.NFT_MSG_GETTABLE, unix.NFPROTO_INET, nil, func(body []byte) {
 		for t, v := range attributes(body[4:]) {
 			if t == unix.NFTA_TABLE_NAME {
 				out = append(out, cstring(v))
@@ -205,11 +210,11 @@ func (c *Conn) Tables() ([]string, error) {
 }
 
 // dump sends one request and hands over the body of every answer.
-func (c *Conn) dump(kind uint16, a attrs, each func(body []byte)) error {
+func (c *Conn) dump(kind uint16, family uint8, a attrs, each func(body []byte)) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.seq++
-	req := header(nil, nfnl(kind), unix.NLM_F_REQUEST|unix.NLM_F_DUMP, c.seq, unix.NFPROTO_INET, 0)
+	req := header(nil, nfnl(kind), unix.NLM_F_REQUEST|unix.NLM_F_DUMP, c.seq, family, 0)
 	req = append(req, a...)
 	binary.NativeEndian.PutUint32(req, uint32(len(req)))
 	if err := unix.Sendto(c.fd, req, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
