@@ -22,8 +22,10 @@ import (
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/rest"
 	"k8s.io/kube-openapi/pkg/spec3"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 	explain "k8s.io/kubectl/pkg/explain/v2"
 	kubectlopenapi "k8s.io/kubectl/pkg/util/openapi"
+	"k8s.io/utils/ptr"
 
 	"proa/api"
 	"proa/api/openapi"
@@ -365,9 +367,10 @@ func TestCustomResource(t *testing.T) {
 	if s == nil || s.Properties["spec"].Properties["cron"].Type[0] != "string" || s.Properties["metadata"].AllOf == nil {
 		t.Fatalf("schema: %+v", s)
 	}
-	if v2, err := d.V2(); err != nil || !bytes.Contains(inflate(t, v2.Gzip), []byte("com.example.stable.v1.CronTabList")) {
-		t.Error("v2 does not know it: ", err)
+	if pod := s.Properties["spec"].Properties["pod"]; pod.Properties["metadata"].AllOf == nil || len(pod.Required) != 2 {
+		t.Errorf("embedded object: %+v", pod)
 	}
+	checkCustomV2(t, d)
 	if err := reg.Replace([]*api.Resource{row}, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -376,10 +379,43 @@ func TestCustomResource(t *testing.T) {
 	}
 }
 
+// In v2 what is open or may be null has no type, and nothing has alternatives.
+func checkCustomV2(t *testing.T, d *openapi.Documents) {
+	t.Helper()
+	doc, err := d.V2()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var v2 struct {
+		Definitions map[string]spec.Schema
+	}
+	if err := json.Unmarshal(inflate(t, doc.Gzip), &v2); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := v2.Definitions["com.example.stable.v1.CronTabList"]; !ok {
+		t.Error("no list")
+	}
+	s := v2.Definitions["com.example.stable.v1.CronTab"].Properties["spec"]
+	if !slices.Equal(s.Required, []string{"cron"}) || s.Properties["cron"].Type[0] != "string" {
+		t.Errorf("spec: %+v", s)
+	}
+	for _, name := range []string{"maybe", "open", "count"} {
+		if p := s.Properties[name]; p.Type != nil || p.Properties != nil || p.AnyOf != nil {
+			t.Errorf("%s: %+v", name, p)
+		}
+	}
+}
+
 func customRow(t *testing.T, gv schema.GroupVersion) *api.Resource {
 	t.Helper()
 	own, err := json.Marshal(apiextensionsv1.JSONSchemaProps{Type: "object", Properties: map[string]apiextensionsv1.JSONSchemaProps{
-		"spec": {Type: "object", Properties: map[string]apiextensionsv1.JSONSchemaProps{"cron": {Type: "string"}}},
+		"spec": {Type: "object", Required: []string{"cron", "maybe"}, Properties: map[string]apiextensionsv1.JSONSchemaProps{
+			"cron":  {Type: "string"},
+			"maybe": {Type: "string", Nullable: true},
+			"open":  {Type: "object", XPreserveUnknownFields: ptr.To(true), Properties: map[string]apiextensionsv1.JSONSchemaProps{"x": {Type: "string"}}},
+			"pod":   {Type: "object", XEmbeddedResource: true},
+			"count": {AnyOf: []apiextensionsv1.JSONSchemaProps{{Type: "integer"}, {Type: "string"}}, XIntOrString: true},
+		}},
 	}})
 	if err != nil {
 		t.Fatal(err)
