@@ -25,6 +25,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -236,8 +237,16 @@ func lost(o *observation) *corev1.Pod {
 	return spec.LostPod(sb, grace)
 }
 
-// sweep removes directories and cgroups of pods that have no worker.
+// sweep removes directories, logs and cgroups of pods that have no worker.
 func (k *Kubelet) sweep() {
+	dirs, _ := os.ReadDir(k.node.LogRoot)
+	for _, d := range dirs { // namespace_name_uid
+		if uid := d.Name()[strings.LastIndexByte(d.Name(), '_')+1:]; k.worker(types.UID(uid)) == nil {
+			if err := os.RemoveAll(filepath.Join(k.node.LogRoot, d.Name())); err != nil {
+				k.log.Warn("the logs of a pod that is gone could not be removed", "uid", uid, "err", err)
+			}
+		}
+	}
 	for _, uid := range k.volumes.Pods() {
 		if k.worker(uid) == nil {
 			if err := k.volumes.Teardown(uid); err != nil {

@@ -53,8 +53,17 @@ func (k *Kubelet) keepNode(ctx context.Context) error {
 	}
 }
 
-// syncNode creates the Node if it is not there and brings its status up to date.
+// syncNode is syncOnce, again at once while others write the Node too.
 func (k *Kubelet) syncNode(ctx context.Context) error {
+	for tries := 0; ; tries++ {
+		if err := k.syncOnce(ctx); !apierrors.IsConflict(err) || tries == 5 {
+			return err
+		}
+	}
+}
+
+// syncOnce creates the Node if it is not there and brings its status up to date.
+func (k *Kubelet) syncOnce(ctx context.Context) error {
 	row, key := client.Row[corev1.Node](), client.Key{Name: k.cfg.NodeName}
 	obj, err := k.cfg.Client.Get(ctx, row, key)
 	if apierrors.IsNotFound(err) {

@@ -141,6 +141,10 @@ func newReal(t testing.TB) *real {
 		r.deleteAll()
 		r.stop()
 		r.images.Close()
+		left, _ := filepath.Glob("/sys/fs/cgroup/*/" + r.cgroup + "/*/pod*")
+		if len(left) > 0 {
+			t.Errorf("cgroups of pods are left: %v", left)
+		}
 		if err := r.k.cgroups.Remove("/" + r.cgroup); err != nil {
 			t.Error(err)
 		}

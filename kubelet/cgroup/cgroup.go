@@ -45,7 +45,7 @@ func Open(mount string) (*Tree, error) {
 		return nil, err
 	}
 	for _, e := range entries {
-		if e.IsDir() && e.Name() != "unified" { // links like cpu → cpu,cpuacct lead to a directory too
+		if e.IsDir() { // links like cpu → cpu,cpuacct lead to one; "unified" is v2 beside v1
 			t.roots = append(t.roots, filepath.Join(mount, e.Name()))
 		}
 	}
