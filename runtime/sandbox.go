@@ -52,6 +52,7 @@ func (r *Runtime) RunPodSandbox(ctx context.Context, config *runtimeapi.PodSandb
 	}
 	s.op.Lock()
 	defer s.op.Unlock()
+	r.expedite()
 	if err := r.makeSandbox(ctx, s); err != nil {
 		return "", failed("run the pod's sandbox", errors.Join(err, r.eraseSandbox(s)))
 	}
