@@ -9,10 +9,14 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
+	"proa/cluster"
 	"proa/control"
 	"proa/network"
 	"proa/proxy"
@@ -162,21 +166,48 @@ func remove(dataDir, runDir string) error {
 	if err != nil {
 		return fmt.Errorf("stopping pods: %w", err)
 	}
+	if err := unmountBelow(dataDir, runDir); err != nil {
+		return err
+	}
 	unlinkKubeconfig(filepath.Join(dataDir, "kubeconfig"))
 	return errors.Join(proxy.Cleanup(), network.Cleanup(), os.RemoveAll(dataDir), os.RemoveAll(runDir))
 }
 
-// looksOurs guards against removing a directory that a slip of the hand named.
+// looksOurs guards against removing a directory that a slip of the hand named:
+// it must hold nothing but what an instance, or what is left of one, has.
 func looksOurs(dir string) error {
 	entries, err := os.ReadDir(dir)
-	if errors.Is(err, os.ErrNotExist) || err == nil && len(entries) == 0 {
-		return nil
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
 	}
+	for _, e := range entries {
+		if !slices.Contains(cluster.DataEntries, e.Name()) {
+			return fmt.Errorf("%s was not made by proa (it holds %s): nothing was removed; name the cluster's directory with --data-dir", dir, e.Name())
+		}
+	}
+	return nil
+}
+
+// unmountBelow takes away what pods had mounted in the directories: volumes in
+// memory, and whatever a pod mounted on from there.
+func unmountBelow(dirs ...string) error {
+	data, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(filepath.Join(dir, "lock")); err != nil {
-		return fmt.Errorf("%s was not made by proa: nothing was removed; name the cluster's directory with --data-dir", dir)
+	const pointField = 4 // proc(5)
+	var points []string
+	for line := range strings.Lines(string(data)) {
+		if f := strings.Fields(line); len(f) > pointField && slices.ContainsFunc(dirs, func(d string) bool {
+			return strings.HasPrefix(f[pointField], d+"/")
+		}) {
+			points = append(points, f[pointField])
+		}
+	}
+	for _, point := range slices.Backward(points) {
+		if err := unix.Unmount(point, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("unmounting %s: %w", point, err)
+		}
 	}
 	return nil
 }

@@ -41,6 +41,9 @@ type Config struct {
 	Progress func(step string)
 }
 
+// DataEntries are the names that an instance makes in its data directory.
+var DataEntries = []string{"images", "kubeconfig", "kubelet", "lock", "pki", "runtime", "store"}
+
 // Defaults of Config.
 const (
 	DefaultAPIPort       = 6443

@@ -31,7 +31,7 @@ metadata: {name: rich, labels: {app: rich, tier: back}, annotations: {note: hell
 spec:
   terminationGracePeriodSeconds: 5
   initContainers:
-  - {name: first, image: busybox, imagePullPolicy: IfNotPresent, command: [sh, -c, 'echo from-init > /shared/init']}
+  - {name: first, image: busybox, imagePullPolicy: IfNotPresent, command: [sh, -c, 'echo from-init > /shared/init'], volumeMounts: [{name: shared, mountPath: /shared}]}
   containers:
   - name: main
     image: busybox
