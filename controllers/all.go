@@ -15,6 +15,7 @@ import (
 	"proa/controllers/node"
 	"proa/controllers/replicaset"
 	"proa/controllers/serviceaccount"
+	"proa/controllers/statefulset"
 	"proa/reconcile"
 )
 
@@ -40,6 +41,7 @@ func All(c Config) []reconcile.Controller {
 		replicaset.Controller(),
 		replicaset.ReplicationController(),
 		daemonset.Controller(),
+		statefulset.Controller(),
 		endpoints.Slices(),
 		endpoints.Legacy(),
 		garbage.Controller(registry),
