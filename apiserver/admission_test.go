@@ -16,6 +16,9 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/ptr"
+
+	"proa/auth"
+	"proa/client"
 )
 
 func account(t *testing.T, cs *kubernetes.Clientset, ns string) {
@@ -206,5 +209,59 @@ func TestEviction(t *testing.T) {
 	must(t, evict("a"))
 	if err := evict("b"); !apierrors.IsTooManyRequests(err) || !apierrors.HasStatusCause(err, policyv1.DisruptionBudgetCause) {
 		t.Fatalf("with nothing left: %v", err)
+	}
+}
+
+// TestPodSecurity enforces a standard by the namespace's labels.
+func TestPodSecurity(t *testing.T) {
+	h := start(t)
+	ctx, cs := t.Context(), h.clients(t, runtime.ContentTypeJSON)
+	_, err := cs.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
+		Name: "strict", Labels: map[string]string{"pod-security.kubernetes.io/enforce": "baseline"},
+	}}, metav1.CreateOptions{})
+	must(t, err)
+	account(t, cs, "strict")
+	_, err = cs.CoreV1().Pods("strict").Create(ctx, podNamed("plain"), metav1.CreateOptions{})
+	must(t, err)
+	bad := podNamed("bad")
+	bad.Spec.HostNetwork = true
+	_, err = cs.CoreV1().Pods("strict").Create(ctx, bad, metav1.CreateOptions{})
+	if !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), `violates PodSecurity "baseline:latest": host namespaces (hostNetwork=true)`) {
+		t.Errorf("hostNetwork under baseline: %v", err)
+	}
+}
+
+// TestNodeRestriction: a node may write itself and its own pods, nothing else.
+func TestNodeRestriction(t *testing.T) {
+	h := start(t)
+	onNode(t, h, "n1", "c")
+	node := auth.User{Name: "system:node:n2", Groups: []string{auth.GroupNodes}}
+	c := h.Client(node)
+	_, err := c.Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}})
+	if !apierrors.IsForbidden(err) {
+		t.Errorf("another node: %v", err)
+	}
+	_, err = c.Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n2", Labels: map[string]string{"node-restriction.kubernetes.io/x": "y"}}})
+	if !apierrors.IsForbidden(err) {
+		t.Errorf("a restricted label: %v", err)
+	}
+	_, err = c.Create(t.Context(), &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n2", Labels: map[string]string{"kubernetes.io/hostname": "n2"}}})
+	must(t, err)
+	pods := h.row("pods")
+	obj, err := c.Get(t.Context(), pods, client.Key{Namespace: "default", Name: "p"})
+	must(t, err)
+	p := obj.DeepCopyObject().(*corev1.Pod)
+	p.Status.Phase = corev1.PodFailed
+	if _, err = c.Update(t.Context(), p, "status"); !apierrors.IsForbidden(err) {
+		t.Errorf("another node's pod: %v", err)
+	}
+	node.Name = "system:node:n1"
+	if obj, err = h.Client(node).Update(t.Context(), p, "status"); err != nil {
+		t.Fatalf("its own pod: %v", err)
+	}
+	p = obj.DeepCopyObject().(*corev1.Pod)
+	p.Labels = map[string]string{"a": "b"}
+	if _, err = h.Client(node).Update(t.Context(), p, ""); !apierrors.IsForbidden(err) {
+		t.Errorf("its own pod's spec: %v", err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/yaml"
@@ -138,7 +139,11 @@ func (c *call) writeList(l endpoint.List) error {
 		}
 		return c.shape().WriteList(out, l.Meta(), l.Records)
 	}
-	if size(l.Records) >= gzipFrom && c.acceptsGzip() {
+	large := size(l.Records) >= gzipFrom
+	if large {
+		defer c.limitWrites()()
+	}
+	if large && c.acceptsGzip() {
 		c.zipped(http.StatusOK, write)
 		return nil
 	}
@@ -153,6 +158,17 @@ func (c *call) writeList(l endpoint.List) error {
 	}
 	_ = buf.Flush() // a client that went away cannot be told
 	return nil
+}
+
+// limitWrites gives the client the rest of the request's time to take the answer,
+// and returns how to lift the limit from the connection.
+func (x *exchange) limitWrites() func() {
+	ctl := http.NewResponseController(x.ResponseWriter)
+	end, ok := x.r.Context().Deadline()
+	if !ok || ctl.SetWriteDeadline(end.Add(stallTimeout)) != nil {
+		return func() {}
+	}
+	return func() { _ = ctl.SetWriteDeadline(time.Time{}) } // it worked a moment ago
 }
 
 func writePretty(out io.Writer, s codec.Shape, l endpoint.List) error {

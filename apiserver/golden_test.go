@@ -12,6 +12,9 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
+
+	"proa/apiserver"
 )
 
 var rewrite = flag.Bool("rewrite", false, "write what the server answers into testdata")
@@ -40,7 +43,8 @@ func TestExchanges(t *testing.T) {
 func playFile(t *testing.T, file string) {
 	data, err := os.ReadFile(file)
 	must(t, err)
-	h := start(t)
+	now := time.Unix(1790000000, 0) // ages are part of tables
+	h := start(t, func(c *apiserver.Config) { c.Now = func() time.Time { return now } })
 	var out strings.Builder
 	for _, part := range strings.Split(strings.TrimSuffix(string(data), "====\n"), "====\n") {
 		request, want, _ := strings.Cut(part, "----\n")

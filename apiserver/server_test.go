@@ -127,3 +127,5 @@ func (h *harness) clients(t testing.TB, contentType string) *kubernetes.Clientse
 	}
 	return cs
 }
+
+func (h *harness) row(key string) *api.Resource { return api.Builtin().ByKey(key) }

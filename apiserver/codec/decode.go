@@ -2,6 +2,7 @@ package codec
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -27,18 +28,22 @@ func Decode(f Format, body []byte, into runtime.Object, expect schema.GroupVersi
 	if f == Protobuf {
 		return nil, decodeProtobuf(body, into, expect)
 	}
-	if f == YAML {
-		if body, strict, err = yamlToJSON(body, wantStrict); err != nil {
-			return nil, cannotBe(expect, expect, err)
-		}
+	switch f {
+	case YAML:
+		body, strict, err = yamlToJSON(body, wantStrict)
+	case CBOR:
+		body, err = cborToJSON(body)
+	}
+	if err != nil {
+		return nil, cannotBe(expect, expect, err)
 	}
 	if len(bytes.TrimSpace(body)) == 0 {
 		return nil, &DecodeError{"couldn't get version/kind; json parse error: unexpected end of JSON input"}
 	}
-	more, err := unmarshal(f, body, into, wantStrict)
+	more, err := unmarshal(body, into, wantStrict)
 	got := into.GetObjectKind().GroupVersionKind()
 	if err != nil {
-		return nil, cannotBe(peekKind(f, body, expect), expect, err)
+		return nil, cannotBe(peekKind(body, expect), expect, err)
 	}
 	if err := checkKind(withDefaults(got, expect), expect); err != nil {
 		return nil, err
@@ -47,7 +52,7 @@ func Decode(f Format, body []byte, into runtime.Object, expect schema.GroupVersi
 	return append(strict, more...), nil
 }
 
-func unmarshal(f Format, body []byte, into runtime.Object, wantStrict bool) (strict []error, err error) {
+func unmarshal(body []byte, into runtime.Object, wantStrict bool) (strict []error, err error) {
 	target := any(into)
 	u, custom := into.(*unstructured.Unstructured)
 	var content map[string]any
@@ -55,8 +60,6 @@ func unmarshal(f Format, body []byte, into runtime.Object, wantStrict bool) (str
 		target = &content
 	}
 	switch {
-	case f == CBOR:
-		err = direct.Unmarshal(body, target)
 	case wantStrict && custom:
 		strict, err = kjson.UnmarshalStrict(body, target, kjson.DisallowDuplicateFields)
 	case wantStrict:
@@ -102,38 +105,23 @@ func decodeProtobuf(body []byte, into runtime.Object, expect schema.GroupVersion
 	return nil
 }
 
-// PeekKind reads only apiVersion and kind.
-func PeekKind(f Format, body []byte) (schema.GroupVersionKind, error) {
-	if f == Protobuf {
-		gvk, _, err := splitEnvelope(body)
-		return gvk, err
+// cborToJSON decodes by way of JSON, so that all text formats have the same rules
+// for duplicate and unknown fields.
+func cborToJSON(body []byte) ([]byte, error) {
+	var content map[string]any
+	if err := direct.Unmarshal(body, &content); err != nil {
+		return nil, err
 	}
-	if f == YAML {
-		var err error
-		if body, err = yaml.YAMLToJSON(body); err != nil {
-			return schema.GroupVersionKind{}, err
-		}
-	}
-	var tm metav1.TypeMeta
-	if f == CBOR {
-		var m map[string]any
-		if err := direct.Unmarshal(body, &m); err != nil {
-			return schema.GroupVersionKind{}, err
-		}
-		tm.APIVersion, _ = m["apiVersion"].(string)
-		tm.Kind, _ = m["kind"].(string)
-		return tm.GroupVersionKind(), nil
-	}
-	err := kjson.UnmarshalCaseSensitivePreserveInts(body, &tm)
-	return tm.GroupVersionKind(), err
+	return json.Marshal(content)
 }
 
-func peekKind(f Format, body []byte, expect schema.GroupVersionKind) schema.GroupVersionKind {
-	gvk, err := PeekKind(f, body)
-	if err != nil {
+// peekKind reads only apiVersion and kind, for an error's text.
+func peekKind(body []byte, expect schema.GroupVersionKind) schema.GroupVersionKind {
+	var tm metav1.TypeMeta
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(body, &tm); err != nil {
 		return expect
 	}
-	return withDefaults(gvk, expect)
+	return withDefaults(tm.GroupVersionKind(), expect)
 }
 
 func withDefaults(gvk, expect schema.GroupVersionKind) schema.GroupVersionKind {
@@ -185,13 +173,17 @@ func DecodeOptions(f Format, body []byte, kind string, into runtime.Object) erro
 		}
 		return into.(unmarshaler).Unmarshal(raw)
 	}
-	if f == YAML {
-		var err error
-		if body, err = yaml.YAMLToJSON(body); err != nil {
-			return err
-		}
+	var err error
+	switch f {
+	case YAML:
+		body, err = yaml.YAMLToJSON(body)
+	case CBOR:
+		body, err = cborToJSON(body)
 	}
-	if _, err := unmarshal(f, body, into, false); err != nil {
+	if err != nil {
+		return err
+	}
+	if _, err := unmarshal(body, into, false); err != nil {
 		return cannotBe(schema.GroupVersionKind{Kind: kind, Version: "v1"}, schema.GroupVersionKind{Kind: kind}, err)
 	}
 	if got := into.GetObjectKind().GroupVersionKind(); got.Kind != "" && got.Kind != kind {
