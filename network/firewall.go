@@ -17,10 +17,14 @@ const comment = "proa: traffic of pods"
 // nothing by default, as those of Docker and ufw do. It sleeps while nobody
 // changes the machine's rules.
 func (n *Network) Run(ctx context.Context) error {
+	w, err := nft.Watch(n.rules)
+	if err != nil {
+		return err
+	}
 	if err := n.letThrough(); err != nil {
 		n.cfg.Log.Warn("another firewall may drop the traffic of pods", "error", err)
 	}
-	return nft.Watch(ctx, n.rules, func(removed func(string) bool) {
+	return w.Run(ctx, func(removed func(string) bool) {
 		if removed(table) {
 			n.cfg.Log.Warn("somebody removed the rules of the pod network; they are made again")
 			if err := n.installRules(); err != nil {

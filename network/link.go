@@ -112,8 +112,7 @@ func (n *Network) setupNode(rec *record, index int) error {
 	if err := nodeSysctls(rec); err != nil {
 		return err
 	}
-	link := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: rec.Link, Index: index}}
-	if err := n.links.LinkSetUp(link); err != nil {
+	if err := n.links.LinkSetUp(device(index)); err != nil {
 		return fmt.Errorf("set link %s up: %w", rec.Link, err)
 	}
 	for _, a := range rec.IPs {
@@ -130,7 +129,7 @@ func (n *Network) setupNode(rec *record, index int) error {
 
 // setupPod works inside the pod's namespace.
 func setupPod(h *netlink.Handle, rec *record) error {
-	if err := h.LinkSetUp(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1}}); err != nil { // loopback is always 1
+	if err := h.LinkSetUp(device(1)); err != nil { // loopback is always 1
 		return fmt.Errorf("set loopback up: %w", err)
 	}
 	link, err := h.LinkByName(podLink)
@@ -235,33 +234,30 @@ func withHandle(f func(*netlink.Handle) error) error {
 }
 
 // unplug removes the node's end of a link, and with it the pod's.
-func (n *Network) unplug(name string) error { return deleteLink(n.links, name) }
-
-func deleteLink(h *netlink.Handle, name string) error {
-	link, err := h.LinkByName(name)
+func (n *Network) unplug(name string) error {
+	link, err := n.links.LinkByName(name)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("find link %s: %w", name, err)
 	}
-	// The pod's namespace may be going down and take the link along.
-	if err := h.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
+	if err := n.reaper.remove(link.Attrs().Index); err != nil {
 		return fmt.Errorf("remove link %s: %w", name, err)
 	}
 	return nil
 }
 
-// podLinks names all links of pods in this namespace.
-func podLinks(h *netlink.Handle) ([]string, error) {
+// podLinks finds the links of pods in this namespace: names and indexes.
+func podLinks(h *netlink.Handle) (map[string]int, error) {
 	links, err := h.LinkList()
 	if err != nil {
 		return nil, fmt.Errorf("network: list links: %w", err)
 	}
-	var out []string
+	out := map[string]int{}
 	for _, l := range links {
 		if strings.HasPrefix(l.Attrs().Name, linkPrefix) {
-			out = append(out, l.Attrs().Name)
+			out[l.Attrs().Name] = l.Attrs().Index
 		}
 	}
 	return out, nil

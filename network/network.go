@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/vishvananda/netlink"
@@ -30,12 +32,13 @@ type Config struct {
 // Network is the pod network of one node. All methods may be called at once
 // from many goroutines; those for one pod ID wait for each other.
 type Network struct {
-	cfg   Config
-	state stateDir
-	links *netlink.Handle
-	rules *nft.Conn
-	busy  keyedLock
-	turn  sync.Mutex // one writer of the cursor files at a time
+	cfg    Config
+	state  stateDir
+	links  *netlink.Handle
+	reaper reaper
+	rules  *nft.Conn
+	busy   keyedLock
+	turn   sync.Mutex // one writer of the cursor files at a time
 
 	mu      sync.Mutex // guards what follows; never held across I/O
 	pools   []*pool
@@ -60,6 +63,7 @@ func New(cfg Config) (*Network, error) {
 	if n.links, err = netlink.NewHandle(); err != nil {
 		return nil, fmt.Errorf("network: open netlink: %w", err)
 	}
+	n.reaper.links = n.links
 	if n.rules, err = nft.Dial(); err != nil {
 		return nil, err
 	}
@@ -250,7 +254,7 @@ func (n *Network) Reconcile(keep []string) error {
 	}
 	stray, err := podLinks(n.links)
 	errs = append(errs, err)
-	for _, name := range stray {
+	for name := range stray {
 		if !links[name] && !n.owned(name) {
 			errs = append(errs, n.unplug(name))
 		}
@@ -294,11 +298,13 @@ func Cleanup() error {
 		return fmt.Errorf("network: open netlink: %w", err)
 	}
 	defer links.Close()
-	names, err := podLinks(links)
+	found, err := podLinks(links)
 	errs := []error{err}
-	for _, name := range append(names, dnsLink) {
-		errs = append(errs, deleteLink(links, name))
+	indexes := slices.Collect(maps.Values(found))
+	if link, err := links.LinkByName(dnsLink); err == nil {
+		indexes = append(indexes, link.Attrs().Index)
 	}
+	errs = append(errs, (&reaper{links: links}).removeAll(indexes))
 	rules, err := nft.Dial()
 	if err != nil {
 		return errors.Join(append(errs, err)...)

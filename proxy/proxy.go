@@ -79,7 +79,10 @@ func (p *Proxy) Run(ctx context.Context) error {
 	s := &syncer{Proxy: p, conn: conn}
 	updates, stop := follow(ctx, stream)
 	defer stop()
-	removed, stopWatch := watchTable(ctx, conn)
+	removed, stopWatch, err := watchTable(ctx, conn)
+	if err != nil {
+		return err
+	}
 	defer stopWatch()
 	retry := s.sync(view, nil)
 	for {
@@ -110,12 +113,16 @@ func (p *Proxy) Run(ctx context.Context) error {
 
 // watchTable tells when somebody else removed the table, as a restart of the
 // machine's firewall does.
-func watchTable(ctx context.Context, conn *nft.Conn) (removed <-chan error, stop func()) {
+func watchTable(ctx context.Context, conn *nft.Conn) (removed <-chan error, stop func(), err error) {
+	w, err := nft.Watch(conn)
+	if err != nil {
+		return nil, nil, err
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	out, done := make(chan error, 1), make(chan struct{})
 	go func() {
 		defer close(done)
-		err := nft.Watch(ctx, conn, func(removed func(string) bool) {
+		err := w.Run(ctx, func(removed func(string) bool) {
 			if !removed(table) {
 				return
 			}
@@ -131,7 +138,7 @@ func watchTable(ctx context.Context, conn *nft.Conn) (removed <-chan error, stop
 			}
 		}
 	}()
-	return out, func() { cancel(); <-done }
+	return out, func() { cancel(); <-done }, nil
 }
 
 // update is what the stream gave at one time.
@@ -227,7 +234,7 @@ func (s *syncer) apply(view client.View, keys map[client.Key]bool) error {
 	ch.settle(s.state)
 	ch.write(b, s.cfg)
 	if fresh {
-		if err := s.keepClients(b); err != nil {
+		if err := s.keepClients(b, ch.Add); err != nil {
 			return err
 		}
 	}
@@ -281,16 +288,20 @@ func (s *syncer) start(b *nft.Batch) {
 
 // keepClients carries session affinity over into the new table, where the
 // endpoint still serves.
-func (s *syncer) keepClients(b *nft.Batch) error {
+func (s *syncer) keepClients(b *nft.Batch, serving []Element) error {
 	for _, f := range families {
 		elems, err := s.conn.Elements(table, set(setClients, f))
 		if err != nil {
 			return err
 		}
-		elems = slices.DeleteFunc(elems, func(e nft.Element) bool {
-			group := e.Key[:4]
-			return s.state.held[elementKey{set(setServing, f), group + e.Data}] == nil
-		})
+		if len(elems) == 0 {
+			continue
+		}
+		serves := map[string]bool{}
+		for _, e := range serving {
+			serves[e.Key] = serves[e.Key] || e.Set == set(setServing, f)
+		}
+		elems = slices.DeleteFunc(elems, func(e nft.Element) bool { return !serves[e.Key[:4]+e.Data] })
 		b.AddElements(set(setClients, f), elems...)
 	}
 	return nil

@@ -18,8 +18,23 @@ const table = "proa-proxy"
 // the bit that Kubernetes' own proxy uses, which other software leaves alone.
 const masqueradeBit = 0x4000
 
-// Names of the sets and maps of a family.
-func set(name string, f nft.Family) string { return name + "-" + f.String() }
+// set is the name that a set or map has for a family. Names are made once:
+// there are as many uses as elements.
+func set(name string, f nft.Family) string {
+	if f == nft.V4 {
+		return setNames[name][0]
+	}
+	return setNames[name][1]
+}
+
+var setNames = func() map[string][2]string {
+	out := map[string][2]string{}
+	for _, name := range []string{setServices, setNodePorts, setUnserved, setUnservedNodePorts, setGroups, setNodePortGroups, setLocal,
+		setNodePortLocal, setSources, setClusterIPs, setEndpoints, setServing, setClients, setHairpin} {
+		out[name] = [2]string{name + "-" + nft.V4.String(), name + "-" + nft.V6.String()}
+	}
+	return out
+}()
 
 const (
 	setServices          = "services"           // address . protocol . port → chain

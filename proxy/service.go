@@ -323,4 +323,5 @@ func (c *compiler) dedupe() {
 		defer func() { seen[k] = true }()
 		return seen[k]
 	})
+	c.block.Elements = slices.Clone(c.block.Elements) // without the room that appending left
 }

@@ -108,15 +108,41 @@ func (s *state) claims(service string, old, next *Block, ch *Changes) {
 		was, known := had[k]
 		delete(had, k)
 		switch {
-		case !known:
-			s.claim(service, e, ch)
-		case was != e:
+		case known && was == e:
+		case exclusive(e.Set):
+			ch.swap(k, was, known, e)
+		case known:
 			s.amend(service, e, ch)
+		default:
+			s.claim(service, e, ch)
 		}
 	}
-	for _, e := range had {
-		s.release(service, e, ch)
+	for k, e := range had {
+		if exclusive(e.Set) {
+			ch.Del = append(ch.Del, Element{k.set, nft.Element{Key: k.key}})
+		} else {
+			s.release(service, e, ch)
+		}
 	}
+}
+
+// exclusive sets have elements by groups, which belong to one Service each, so
+// nobody else can claim them.
+func exclusive(set string) bool { return exclusiveSets[set] }
+
+var exclusiveSets = func() map[string]bool {
+	out := map[string]bool{}
+	for _, f := range families {
+		out[set(setEndpoints, f)], out[set(setServing, f)] = true, true
+	}
+	return out
+}()
+
+func (ch *Changes) swap(k elementKey, was Element, known bool, is Element) {
+	if known {
+		ch.Del = append(ch.Del, Element{k.set, nft.Element{Key: was.Key}})
+	}
+	ch.Add = append(ch.Add, is)
 }
 
 func (s *state) amend(service string, e Element, ch *Changes) {

@@ -10,20 +10,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Watch tells when somebody changed the rules of this network namespace, other
-// than through own, until ctx ends. removed tells whether a table of family
-// inet may have been removed since. The kernel wakes nobody for own changes.
-func Watch(ctx context.Context, own *Conn, changed func(removed func(table string) bool)) error {
+// Watcher tells when somebody changes the rules of a network namespace.
+type Watcher struct{ f *os.File }
+
+// Watch subscribes to changes in the thread's network namespace other than
+// through own: the kernel wakes nobody for those.
+func Watch(own *Conn) (*Watcher, error) {
 	f, err := subscribe(own.port)
 	if err != nil {
-		return fmt.Errorf("nftables: follow changes: %w", err)
+		return nil, fmt.Errorf("nftables: follow changes: %w", err)
 	}
-	defer f.Close()
-	stop := context.AfterFunc(ctx, func() { f.Close() })
+	return &Watcher{f}, nil
+}
+
+// Run calls changed for what happened since Watch, until ctx ends. removed
+// tells whether a table of family inet may have been removed.
+func (w *Watcher) Run(ctx context.Context, changed func(removed func(table string) bool)) error {
+	defer w.f.Close()
+	stop := context.AfterFunc(ctx, func() { w.f.Close() })
 	defer stop()
 	buf := make([]byte, 64<<10)
 	for {
-		n, err := f.Read(buf)
+		n, err := w.f.Read(buf)
 		switch {
 		case ctx.Err() != nil:
 			return nil
