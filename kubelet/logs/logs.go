@@ -1,5 +1,5 @@
-// Package logs reads container logs in the CRI format, follows them while they
-// grow and are rotated, and watches their size.
+// Package logs reads container logs in the CRI format, what was rotated away
+// included, follows them while they grow and are rotated, and watches their size.
 //
 // A line is a time (RFC 3339 with nanoseconds), the stream, a tag and the text:
 //
@@ -13,9 +13,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -126,20 +128,27 @@ func read(ctx context.Context, path string, o *Options) error {
 		}
 		defer w.close()
 	}
-	f, err := os.Open(path)
+	parts, at, err := begin(path, o.Tail)
 	if err != nil {
-		return fmt.Errorf("failed to try resolving symlinks in path %q: %w", path, err)
-	}
-	defer func() { f.Close() }()
-	at, err := tailOffset(f, o.Tail)
-	if err != nil {
-		return err
-	}
-	if _, err := f.Seek(at, io.SeekStart); err != nil {
 		return err
 	}
 	out := &writer{o: o, left: o.Limit, partial: map[string]bool{}}
-	lines := &lines{r: bufio.NewReaderSize(f, 16<<10)}
+	lines := &lines{r: bufio.NewReaderSize(nil, 16<<10)}
+	for len(parts) > 1 {
+		if err := lines.whole(parts[0], at, out); err != nil {
+			return err
+		}
+		parts, at = parts[1:], 0
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() { f.Close() }()
+	if _, err := f.Seek(at, io.SeekStart); err != nil {
+		return err
+	}
+	lines.r.Reset(f)
 	for {
 		if err := lines.copy(out); err != nil {
 			return err
@@ -208,14 +217,52 @@ func (l *lines) copy(out *writer) error {
 	}
 }
 
-// tailOffset is where the last n lines begin.
-func tailOffset(f *os.File, n int64) (int64, error) {
-	if n < 0 {
-		return 0, nil
+// whole copies a part that was rotated away; one that is gone meanwhile is passed
+// over.
+func (l *lines) whole(path string, at int64, out *writer) error {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
 	}
+	defer f.Close()
+	if _, err := f.Seek(at, io.SeekStart); err != nil {
+		return err
+	}
+	l.r.Reset(f)
+	return l.copy(out)
+}
+
+// begin finds where to start for the last n lines: the parts to read, the current
+// file last, and the offset in the first of them.
+func begin(path string, n int64) (parts []string, at int64, err error) {
+	old, _ := filepath.Glob(path + ".*")
+	slices.Sort(old) // their names end in the time of their rotation
+	parts = append(old, path)
+	if n < 0 {
+		return parts, 0, nil
+	}
+	for i := len(parts) - 1; i >= 0; i-- {
+		f, err := os.Open(parts[i])
+		if err != nil {
+			return nil, 0, err
+		}
+		at, found, err := tailOffset(f, n)
+		f.Close()
+		if err != nil || found >= n {
+			return parts[i:], at, err
+		}
+		n -= found
+	}
+	return parts, 0, nil
+}
+
+// tailOffset is where the last n lines begin, or 0 and how many there are.
+func tailOffset(f *os.File, n int64) (at, lines int64, err error) {
 	end, err := f.Seek(0, io.SeekEnd)
-	if err != nil || n == 0 {
-		return end, err
+	if err != nil || n == 0 || end == 0 {
+		return end, 0, err
 	}
 	buf := make([]byte, 16<<10)
 	found := int64(-1) // the newline at the very end does not begin a line
@@ -223,18 +270,18 @@ func tailOffset(f *os.File, n int64) (int64, error) {
 		size := min(at, int64(len(buf)))
 		at -= size
 		if _, err := f.ReadAt(buf[:size], at); err != nil && !errors.Is(err, io.EOF) {
-			return 0, err
+			return 0, 0, err
 		}
 		for i := size - 1; i >= 0; i-- {
 			if buf[i] != '\n' {
 				continue
 			}
 			if found++; found == n {
-				return at + i + 1, nil
+				return at + i + 1, n, nil
 			}
 		}
 	}
-	return 0, nil
+	return 0, found + 1, nil
 }
 
 // Tail is the text of the last lines of a log, at most limit bytes of it.

@@ -75,6 +75,21 @@ func TestTailOffsetOverBlocks(t *testing.T) {
 	}
 }
 
+func TestRotatedPartsAreRead(t *testing.T) {
+	path := file(t, "2026-01-01T00:00:05Z stdout F e\n")
+	for name, text := range map[string]string{".20260101-000001": "2026-01-01T00:00:01Z stdout F a\n2026-01-01T00:00:02Z stdout F b\n", ".20260101-000002": "2026-01-01T00:00:03Z stdout F c\n2026-01-01T00:00:04Z stdout P d\n"} {
+		if err := os.WriteFile(path+name, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n, want := range map[int64]string{-1: "a\nb\nc\nde\n", 0: "", 1: "e\n", 2: "de\n", 3: "c\nde\n", 4: "b\nc\nde\n", 9: "a\nb\nc\nde\n"} {
+		var out strings.Builder
+		if err := Read(t.Context(), path, Options{Tail: n, Limit: -1, Stdout: &out}); err != nil || out.String() != want {
+			t.Errorf("last %d lines: %q %v, want %q", n, out.String(), err, want)
+		}
+	}
+}
+
 // buffer may be read while it is written.
 type buffer struct {
 	mu sync.Mutex
