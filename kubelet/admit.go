@@ -19,13 +19,18 @@ func (k *Kubelet) admit(pod *corev1.Pod) *lifecycle.Stop {
 	if pod.Status.StartTime != nil || pod.DeletionTimestamp != nil {
 		return nil
 	}
-	var others []*corev1.Pod
+	return judge(pod, k.others(pod), k.own.Load(), k.node.Allocatable)
+}
+
+// others are the pods on this node beside one that still need what they asked for.
+func (k *Kubelet) others(pod *corev1.Pod) []*corev1.Pod {
+	var out []*corev1.Pod
 	for _, w := range k.all() {
-		if s := w.seen.Load(); s != nil && w.uid != pod.UID && s.pod.Status.Phase != corev1.PodSucceeded && s.pod.Status.Phase != corev1.PodFailed {
-			others = append(others, s.pod)
+		if s := w.seen.Load(); w.uid != pod.UID && s.pod.Status.Phase != corev1.PodSucceeded && s.pod.Status.Phase != corev1.PodFailed {
+			out = append(out, s.pod)
 		}
 	}
-	return judge(pod, others, k.own.Load(), k.node.Allocatable)
+	return out
 }
 
 // judge is the node's own check of what the scheduler should have seen to.
@@ -107,13 +112,17 @@ func sortedNames(l corev1.ResourceList) []corev1.ResourceName {
 }
 
 func outOf(name corev1.ResourceName, want, used, limit resource.Quantity) *lifecycle.Stop {
-	value := func(q resource.Quantity) int64 { return q.Value() }
-	if name == corev1.ResourceCPU {
-		value = func(q resource.Quantity) int64 { return q.MilliValue() }
-	}
 	return &lifecycle.Stop{
 		Reason: "OutOf" + strings.ReplaceAll(string(name), "/", "_"),
 		Message: fmt.Sprintf("Pod was rejected: Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d",
-			name, value(want), value(used), value(limit)),
+			name, plainAmount(name, want), plainAmount(name, used), plainAmount(name, limit)),
 	}
+}
+
+// plainAmount is a number as these messages show it: CPU in thousandths.
+func plainAmount(name corev1.ResourceName, q resource.Quantity) int64 {
+	if name == corev1.ResourceCPU {
+		return q.MilliValue()
+	}
+	return q.Value()
 }

@@ -46,6 +46,8 @@ func (w *worker) act(ctx context.Context, a lifecycle.Action) {
 		w.startContainer(pod, a)
 	case lifecycle.KillContainer:
 		w.kill(ctx, pod, a)
+	case lifecycle.ResizeContainer:
+		w.resize(pod, a)
 	case lifecycle.Drain:
 		w.do(&w.st.Drain, func() error { w.drain(ctx, pod); return nil })
 	case lifecycle.StopSandbox:

@@ -322,6 +322,12 @@ func (f *fakeCRI) StopContainer(ctx context.Context, id string, timeout int64) e
 	return nil
 }
 
+func (f *fakeCRI) UpdateContainerResources(_ context.Context, id string, r *cri.ContainerResources) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.called(fmt.Sprintf("UpdateContainerResources %d", r.Linux.CpuShares))
+}
+
 func (f *fakeCRI) RemoveContainer(_ context.Context, id string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

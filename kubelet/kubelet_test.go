@@ -17,6 +17,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -520,4 +521,63 @@ func TestEphemeralContainer(t *testing.T) {
 	if !ready(got) {
 		t.Errorf("an ephemeral container's end shows in the pod: %+v", got.Status.Conditions)
 	}
+}
+
+func (b *bench) resize(name, cpu string) {
+	b.t.Helper()
+	p := b.pod(name).DeepCopy()
+	p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse(cpu)}
+	p.Generation++
+	b.client.Inject(p)
+}
+
+func condition(p *corev1.Pod, t corev1.PodConditionType) *corev1.PodCondition {
+	for i := range p.Status.Conditions {
+		if p.Status.Conditions[i].Type == t {
+			return &p.Status.Conditions[i]
+		}
+	}
+	return nil
+}
+
+func TestResize(t *testing.T) {
+	b := newBench(t)
+	p := testPod("a")
+	p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: resource.MustParse("100m")}
+	b.create(p)
+	b.await("a", "ready", ready)
+	has := func(cpu string) func(*corev1.Pod) bool {
+		return func(p *corev1.Pod) bool {
+			r := p.Status.ContainerStatuses[0].Resources
+			return r != nil && r.Requests.Cpu().String() == cpu && condition(p, corev1.PodResizeInProgress) == nil && condition(p, corev1.PodResizePending) == nil
+		}
+	}
+	b.resize("a", "250m")
+	got := b.await("a", "resized", has("250m"))
+	if !slices.Contains(b.cri.log(), "UpdateContainerResources 256") || got.Status.ContainerStatuses[0].RestartCount != 0 {
+		t.Errorf("calls %q", b.cri.log())
+	}
+	b.resize("a", "1000")
+	got = b.await("a", "refused", func(p *corev1.Pod) bool { return condition(p, corev1.PodResizePending) != nil })
+	if c := condition(got, corev1.PodResizePending); c.Reason != "Infeasible" || !strings.Contains(c.Message, "Node didn't have enough capacity: cpu, requested: 1000000") {
+		t.Errorf("%+v", c)
+	}
+	if r := got.Status.ContainerStatuses[0].AllocatedResources; r.Cpu().String() != "250m" {
+		t.Errorf("allocated %v", r)
+	}
+	b.resize("a", "200m")
+	b.await("a", "resized again", has("200m"))
+	other := testPod("b")
+	other.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: *resource.NewMilliQuantity(int64(b.k.machine.cpus)*1000-300, resource.DecimalSI)}
+	other = b.create(other)
+	b.await("b", "ready", ready)
+	b.resize("a", "600m")
+	b.await("a", "deferred", func(p *corev1.Pod) bool {
+		c := condition(p, corev1.PodResizePending)
+		return c != nil && c.Reason == "Deferred"
+	})
+	if err := b.client.Delete(context.Background(), client.Row[corev1.Pod](), client.KeyOf(other), metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	b.await("a", "resized when there is room", has("600m"))
 }

@@ -67,7 +67,7 @@ func urgent(old, now *corev1.PodStatus) bool {
 			return c.Type == corev1.PodReady && c.Status == corev1.ConditionTrue
 		})
 	}
-	if ready(old) != ready(now) {
+	if ready(old) != ready(now) || len(old.Conditions) > len(now.Conditions) {
 		return true
 	}
 	return busyContainers(old.ContainerStatuses, now.ContainerStatuses) || busyContainers(old.InitContainerStatuses, now.InitContainerStatuses) ||
@@ -133,7 +133,8 @@ func (k *Kubelet) writeStatus(ctx context.Context, pod *corev1.Pod, status *core
 }
 
 // owned are the conditions that the kubelet writes.
-var owned = []corev1.PodConditionType{corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady, corev1.PodScheduled}
+var owned = []corev1.PodConditionType{corev1.PodReadyToStartContainers, corev1.PodInitialized, corev1.PodReady, corev1.ContainersReady, corev1.PodScheduled,
+	corev1.PodResizePending, corev1.PodResizeInProgress}
 
 func merged(have, want *corev1.PodStatus) corev1.PodStatus {
 	out := *want.DeepCopy()
@@ -144,7 +145,7 @@ func merged(have, want *corev1.PodStatus) corev1.PodStatus {
 		}
 	}
 	for _, c := range have.Conditions {
-		if !slices.ContainsFunc(out.Conditions, func(o corev1.PodCondition) bool { return o.Type == c.Type }) {
+		if !slices.Contains(owned, c.Type) && !slices.ContainsFunc(out.Conditions, func(o corev1.PodCondition) bool { return o.Type == c.Type }) {
 			out.Conditions = append(out.Conditions, c)
 		}
 	}

@@ -26,8 +26,9 @@ type worker struct {
 	ended bool
 	wake  chan struct{}
 
-	seen  atomic.Pointer[snapshot] // for the kubelet's server
-	files sync.Mutex               // held while an effect changes the pod's files
+	seen     atomic.Pointer[snapshot] // for the kubelet's server
+	deferred atomic.Bool              // a resize of the pod waits for room
+	files    sync.Mutex               // held while an effect changes the pod's files
 
 	st       lifecycle.State
 	obs      *observation
@@ -61,6 +62,7 @@ func (k *Kubelet) start(ctx context.Context, pod *corev1.Pod, o *observation) *w
 			Pod: pod, Runtime: k.runtime, HostIPs: k.node.HostIPs,
 			Messages: map[string]string{}, Images: map[string]lifecycle.Image{}, Starts: map[string]lifecycle.Step{},
 			Kills: map[string]lifecycle.Kill{}, Probes: map[string]lifecycle.Probes{},
+			Applied: map[string]corev1.ResourceRequirements{}, Resizes: map[string]lifecycle.Step{},
 		},
 		kills: map[string]context.CancelFunc{}, probes: map[string]*prober{},
 		stale: o == nil,
@@ -125,6 +127,7 @@ func (w *worker) update(p *corev1.Pod) {
 	w.st.Pod = p
 	if p.Generation != old.Generation {
 		w.retry()
+		clear(w.st.Resizes)
 	}
 	if len(p.Spec.Volumes) > 0 && (!sameMap(p.Labels, old.Labels) || !sameMap(p.Annotations, old.Annotations)) {
 		w.remount = true
@@ -203,6 +206,7 @@ func (w *worker) stop() {
 	w.mu.Unlock()
 	w.read()
 	w.wakeWaiters(true)
+	w.k.roomChanged()
 	for _, p := range w.probes {
 		p.stop()
 	}
@@ -220,6 +224,7 @@ func (w *worker) step(ctx context.Context) (wake time.Time, done bool) {
 		return w.blind, false
 	}
 	w.st.Now = time.Now()
+	w.fit()
 	d := lifecycle.Decide(w.st)
 	w.st.Deadline = d.Deadline
 	if d.Terminating {

@@ -80,6 +80,7 @@ func (d *decider) conditions(out *corev1.PodStatus) {
 	containers := d.readyCondition(out)
 	set(containers)
 	set(d.gated(containers, out))
+	d.resizeConditions(out, set)
 	if i := findCondition(out.Conditions, corev1.PodScheduled); i < 0 {
 		set(condition(corev1.PodScheduled, true, "", ""))
 	}

@@ -141,6 +141,8 @@ func (d *decider) check(s *slot, c *cri.ContainerStatus) {
 		d.kill(s, c, d.Now.Add(d.probeGrace(s.spec.StartupProbe)), fmt.Sprintf("Container %s failed startup probe, will be restarted", name))
 	case p.Liveness == Failure:
 		d.kill(s, c, d.Now.Add(d.probeGrace(s.spec.LivenessProbe)), fmt.Sprintf("Container %s failed liveness probe, will be restarted", name))
+	case s.kind != regularInit && s.kind != ephemeral && d.resizing(s, c):
+		d.resize(s, c)
 	}
 }
 

@@ -51,14 +51,24 @@ type State struct {
 	// Messages are the termination messages of exited containers, by ID.
 	Messages map[string]string
 
+	// Applied are the resources that instances have, by container ID, as far as
+	// this kubelet knows; NoRoom is why a pod's new resources cannot be had.
+	Applied map[string]corev1.ResourceRequirements
+	NoRoom  *NoRoom
+
 	// Steps under way and their outcome.
 	Volumes, Sandbox, Drain, SandboxStop, Cleanup, Delete, Remove Step
 
-	Images map[string]Image  // by container name
-	Starts map[string]Step   // by container name
-	Kills  map[string]Kill   // by container ID
-	Probes map[string]Probes // by container ID
+	Images  map[string]Image  // by container name
+	Starts  map[string]Step   // by container name
+	Kills   map[string]Kill   // by container ID
+	Probes  map[string]Probes // by container ID
+	Resizes map[string]Step   // by container ID
 }
+
+// NoRoom is the answer to a resize that the node cannot grant now
+// (corev1.PodReasonDeferred) or ever (corev1.PodReasonInfeasible).
+type NoRoom struct{ Reason, Message string }
 
 // Step is an effect: idle (zero), under way, done, or failed.
 type Step struct {
@@ -124,6 +134,7 @@ const (
 	PullImage            // Container, Attempt
 	StartContainer       // Container, Attempt, Backoff
 	KillContainer        // ID, Container (nil when the spec no longer has it), Deadline, Message
+	ResizeContainer      // ID, Container
 	Drain                // traffic leaves before the processes do
 	StopSandbox          // ID
 	RemoveContainer      // ID
@@ -133,7 +144,7 @@ const (
 	RemoveAll            // sandboxes, containers, logs
 )
 
-var verbs = [...]string{"", "MountVolumes", "RunSandbox", "PullImage", "StartContainer", "KillContainer", "Drain",
+var verbs = [...]string{"", "MountVolumes", "RunSandbox", "PullImage", "StartContainer", "KillContainer", "ResizeContainer", "Drain",
 	"StopSandbox", "RemoveContainer", "RemoveSandbox", "Cleanup", "DeletePod", "RemoveAll"}
 
 func (v Verb) String() string { return verbs[v] }

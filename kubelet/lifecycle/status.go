@@ -205,8 +205,14 @@ func (d *decider) instance(out *corev1.ContainerStatus, s *slot, c *cri.Containe
 	} else if name := c.GetImage().GetImage(); name != "" && !strings.HasPrefix(name, "sha256:") {
 		out.Image = name
 	}
-	out.AllocatedResources = s.spec.Resources.DeepCopy().Requests
-	out.Resources = s.spec.Resources.DeepCopy()
+	have := d.applied(s, c)
+	out.Resources, out.AllocatedResources = have.DeepCopy(), s.spec.Resources.DeepCopy().Requests
+	if d.NoRoom != nil {
+		out.AllocatedResources = have.DeepCopy().Requests
+	}
+	if !running(c) {
+		out.Resources = s.spec.Resources.DeepCopy()
+	}
 	if u := c.GetUser().GetLinux(); u != nil {
 		out.User = &corev1.ContainerUser{Linux: &corev1.LinuxContainerUser{UID: u.Uid, GID: u.Gid, SupplementalGroups: u.SupplementalGroups}}
 	}

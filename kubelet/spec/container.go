@@ -53,7 +53,7 @@ func Container(pod *corev1.Pod, c *corev1.Container, s Start, n *Node) (*cri.Con
 		LogPath:     LogPath(c.Name, s.Attempt),
 		Stdin:       c.Stdin, StdinOnce: c.StdinOnce, Tty: c.TTY,
 		Linux: &cri.LinuxContainerConfig{
-			Resources:       containerResources(pod, c, n),
+			Resources:       ContainerResources(pod, c, n),
 			SecurityContext: security,
 		},
 	}

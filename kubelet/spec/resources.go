@@ -103,8 +103,8 @@ func allLimited(pod *corev1.Pod, name corev1.ResourceName) bool {
 	return true
 }
 
-// containerResources is what one container's cgroup gets.
-func containerResources(pod *corev1.Pod, c *corev1.Container, n *Node) *cri.LinuxContainerResources {
+// ContainerResources is what one container's cgroup gets.
+func ContainerResources(pod *corev1.Pod, c *corev1.Container, n *Node) *cri.LinuxContainerResources {
 	cpu := c.Resources.Requests[corev1.ResourceCPU]
 	if _, ok := c.Resources.Requests[corev1.ResourceCPU]; !ok {
 		cpu = c.Resources.Limits[corev1.ResourceCPU]

@@ -194,7 +194,7 @@ func TestResources(t *testing.T) {
 		{withResources(q("1", "1Gi"), q("1", "1Gi")), corev1.PodQOSGuaranteed, "/proa/podu1", -997, 1024, 100000},
 		{withResources(q("1m", "1"), q("5m", "8Gi")), corev1.PodQOSBurstable, "/proa/burstable/podu1", 999, 2, 1000},
 	} {
-		r := containerResources(tc.p, &tc.p.Spec.Containers[0], node)
+		r := ContainerResources(tc.p, &tc.p.Spec.Containers[0], node)
 		if QOS(tc.p) != tc.qos || CgroupParent(tc.p, node) != tc.parent || r.OomScoreAdj != tc.oom || r.CpuShares != tc.shares || r.CpuQuota != tc.quota {
 			t.Errorf("%s %s %+v", QOS(tc.p), CgroupParent(tc.p, node), r)
 		}
