@@ -195,6 +195,55 @@ func TestMounts(t *testing.T) {
 	}
 }
 
+func TestImageVolumes(t *testing.T) {
+	w := newWorld(t)
+	pod, _ := w.pod("a")
+	must(t, os.Symlink("/../../../../../../../../etc", filepath.Join(w.images.dir, "image/trap")))
+	volume := func(dest, sub string) *runtimeapi.Mount {
+		return &runtimeapi.Mount{ContainerPath: dest, Image: &runtimeapi.ImageSpec{Image: "box"}, ImageSubPath: sub, Readonly: true}
+	}
+	config := containerConfig("c", "sleep")
+	config.Mounts = []*runtimeapi.Mount{volume("/vol/work", "etc"), volume("/vol", ""), volume("/trap", "trap")}
+	id := w.start(pod, config)
+	for _, path := range []string{"/vol/etc/group", "/vol/work/group", "/trap/group"} {
+		if got := w.output(id, "read", path); !strings.Contains(got, "extra:x:200:web") {
+			t.Errorf("%s: %q", path, got)
+		}
+		if _, _, err := w.ExecSync(ctx, id, []string{"box", "write", path, "x"}, 0); err == nil {
+			t.Errorf("%s can be written", path)
+		}
+	}
+	if len(w.images.use) != 4 {
+		t.Errorf("layers: %v", w.images.use)
+	}
+	must(t, w.StopContainer(ctx, id, 0))
+	if left := mountsBelow(t, w.runDir("rootfs")); left != 0 {
+		t.Errorf("%d mounts left", left)
+	}
+	must(t, w.RemoveContainer(ctx, id))
+	if len(w.images.use) != 0 {
+		t.Errorf("layers left: %v", w.images.use)
+	}
+	config = containerConfig("missing", "sleep")
+	config.Mounts = []*runtimeapi.Mount{volume("/vol", "no/such")}
+	id = w.create(pod, config)
+	if err := w.StartContainer(ctx, id); err == nil || !strings.Contains(err.Error(), "no/such") {
+		t.Errorf("missing sub path: %v", err)
+	}
+	config = containerConfig("leaving", "sleep")
+	config.Mounts = []*runtimeapi.Mount{volume("/vol", "../x")}
+	if _, err := w.CreateContainer(ctx, pod, config, nil); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("sub path that leaves: %v", err)
+	}
+}
+
+func mountsBelow(t *testing.T, dir string) int {
+	t.Helper()
+	data, err := os.ReadFile("/proc/self/mountinfo")
+	must(t, err)
+	return strings.Count(string(data), " "+dir+"/")
+}
+
 // TestPropagation needs a mount that is shared; the machine's own may not be.
 func TestPropagation(t *testing.T) {
 	w := newWorld(t)

@@ -125,6 +125,9 @@ func (r *Runtime) makeContainer(ctx context.Context, c *container, img image.Ima
 		return fmt.Errorf("prepare the root file system: %w", err)
 	}
 	rec.Rootfs.Lower, rec.Rootfs.Upper, rec.Rootfs.Work = rootfs.Lower, rootfs.Upper, rootfs.Work
+	if rec.Volumes, err = r.prepareVolumes(ctx, rec); err != nil {
+		return err
+	}
 	spec, err := r.containerSpec(rec, img)
 	if err != nil {
 		return err
@@ -177,7 +180,7 @@ func (r *Runtime) launch(ctx context.Context, rec containerRecord) (*wire.Contai
 		}
 	}
 	resp, _, err := r.call(ctx, rec.Sandbox, &wire.Request{Op: wire.OpStart, Container: rec.ID, Start: &wire.Start{
-		Spec: spec, Rootfs: rec.Rootfs, User: wireUser(config.GetLinux().GetSecurityContext(), img.Config.User),
+		Spec: spec, Rootfs: rec.Rootfs, Volumes: rec.Volumes, User: wireUser(config.GetLinux().GetSecurityContext(), img.Config.User),
 		Log: rec.LogPath, Stdin: config.Stdin, StdinOnce: config.StdinOnce}})
 	if err != nil {
 		return nil, err
@@ -306,8 +309,8 @@ func (r *Runtime) eraseContainer(c *container) error {
 	if err != nil && !isKind(err, wire.ErrNotFound) && !r.shimless(rec.Sandbox) {
 		return err
 	}
-	unmountRootfs(rec.Rootfs.Path)
-	if err := r.cfg.Images.Release(rec.ID); err != nil {
+	rec.unmount()
+	if err := r.release(rec); err != nil {
 		return fmt.Errorf("release the root file system: %w", err)
 	}
 	if err := removeRecord(r.containerRecords(), rec.ID); err != nil {

@@ -206,6 +206,8 @@ func TestInterrupted(t *testing.T) {
 		t.Fatal(err)
 	}
 	must(t, os.WriteFile(filepath.Join(w.containerRecords(), "torn.json"), []byte(`{"ID":"to`), 0o600))
+	_, err = w.images.Prepare(ctx, img.ID, newID()) // its record was never written
+	must(t, err)
 	must(t, os.WriteFile(filepath.Join(w.sandboxRecords(), "x.json.new"), []byte(`{`), 0o600))
 	must(t, w.Close(ctx))
 	must(t, w.saveContainer(rec)) // as it was before

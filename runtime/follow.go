@@ -198,7 +198,7 @@ func (r *Runtime) abandoned(c *container, unknown exit) {
 	if err := r.version.killCgroup(rec.Cgroup); err != nil {
 		r.log.Warn("a container's processes could not be ended", "container", rec.ID, "err", err)
 	}
-	unmountRootfs(rec.Rootfs.Path)
+	rec.unmount()
 	state, ok := r.recordedExit(rec)
 	switch {
 	case ok:
@@ -215,6 +215,13 @@ func (r *Runtime) recordedExit(rec containerRecord) (state wire.ContainerState, 
 		return state, false
 	}
 	return state, true
+}
+
+func (rec containerRecord) unmount() {
+	unmountRootfs(rec.Rootfs.Path)
+	for _, v := range rec.Volumes {
+		unmountRootfs(v.Path)
+	}
 }
 
 func unmountRootfs(path string) {

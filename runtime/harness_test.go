@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -125,6 +126,12 @@ func (im *directoryImages) Release(key string) error {
 	defer im.mu.Unlock()
 	delete(im.use, key)
 	return os.RemoveAll(filepath.Join(im.dir, "c", key))
+}
+
+func (im *directoryImages) Containers() []string {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	return slices.Collect(maps.Keys(im.use))
 }
 
 func (im *directoryImages) Usage(string) (int64, int64, error) { return 4096, 1, nil }

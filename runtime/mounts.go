@@ -2,7 +2,9 @@ package runtime
 
 import (
 	"cmp"
+	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -12,7 +14,11 @@ import (
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"proa/runtime/wire"
 )
 
 // mountSpecs are the kernel's file systems, the pod's files and then what the
@@ -38,12 +44,17 @@ func mountSpecs(in specInput, sc *runtimeapi.LinuxContainerSecurityContext) ([]s
 		shm = "/dev/shm"
 	}
 	mounts = append(mounts, specs.Mount{Destination: "/dev/shm", Type: "bind", Source: shm, Options: []string{"rbind", "rprivate", "rw", "nosuid", "nodev", "noexec"}})
-	asked := slices.Clone(in.config.GetMounts())
-	slices.SortStableFunc(asked, func(a, b *runtimeapi.Mount) int {
-		return cmp.Compare(strings.Count(filepath.Clean(a.ContainerPath), "/"), strings.Count(filepath.Clean(b.ContainerPath), "/"))
-	})
+	asked := byDepth(in.config.GetMounts())
+	volume := 0
 	for _, m := range asked {
-		spec, err := bindMount(m)
+		var spec specs.Mount
+		var err error
+		if m.GetImage().GetImage() != "" {
+			spec, err = volumeMount(m, volume)
+			volume++
+		} else {
+			spec, err = bindMount(m)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -68,10 +79,78 @@ var propagations = map[runtimeapi.MountPropagation]string{
 	runtimeapi.MountPropagation_PROPAGATION_BIDIRECTIONAL:     "rshared",
 }
 
-func bindMount(m *runtimeapi.Mount) (specs.Mount, error) {
-	if m.GetImage().GetImage() != "" {
-		return specs.Mount{}, invalid("mount %s: image volumes are not supported", m.ContainerPath)
+// byDepth orders mounts so that none covers one made before.
+func byDepth(mounts []*runtimeapi.Mount) []*runtimeapi.Mount {
+	sorted := slices.Clone(mounts)
+	slices.SortStableFunc(sorted, func(a, b *runtimeapi.Mount) int {
+		return cmp.Compare(strings.Count(filepath.Clean(a.ContainerPath), "/"), strings.Count(filepath.Clean(b.ContainerPath), "/"))
+	})
+	return sorted
+}
+
+// volumeMount is an image's, read-only (KEP-4639).
+func volumeMount(m *runtimeapi.Mount, i int) (specs.Mount, error) {
+	dest := filepath.Join("/", m.ContainerPath)
+	switch {
+	case dest == "/":
+		return specs.Mount{}, invalid("mount %q: not a path in the container", m.ContainerPath)
+	case m.HostPath != "":
+		return specs.Mount{}, invalid("mount %s: an image and a path of the node", dest)
+	case m.ImageSubPath != "" && !filepath.IsLocal(m.ImageSubPath):
+		return specs.Mount{}, invalid("mount %s: sub path %q leaves the image", dest, m.ImageSubPath)
 	}
+	opts, err := mountOptions(m)
+	return specs.Mount{Destination: dest, Type: "bind", Source: wire.VolumeSource(i), Options: append([]string{"rbind", "rprivate", "ro"}, opts...)}, err
+}
+
+// mountOptions are the extra ones that a pod may ask for.
+func mountOptions(m *runtimeapi.Mount) ([]string, error) {
+	for _, o := range m.MountOptions {
+		if !slices.Contains([]string{"noexec", "nodev", "nosuid"}, o) {
+			return nil, invalid("mount %s: option %q is not allowed", m.ContainerPath, o)
+		}
+	}
+	return m.MountOptions, nil
+}
+
+// prepareVolumes has the image store keep the images that a container mounts.
+func (r *Runtime) prepareVolumes(ctx context.Context, rec containerRecord) (volumes []wire.Volume, err error) {
+	for _, m := range byDepth(rec.Config.M.GetMounts()) {
+		ref := m.GetImage().GetImage()
+		if ref == "" {
+			continue
+		}
+		img, ok := r.cfg.Images.Get(ref)
+		if !ok {
+			return nil, status.Errorf(codes.NotFound, "image %q of a volume is not present", ref)
+		}
+		key := volumeKey(rec.ID, len(volumes))
+		rootfs, err := r.cfg.Images.Prepare(ctx, img.ID, key)
+		if err != nil {
+			return nil, fmt.Errorf("prepare the image volume %s: %w", ref, err)
+		}
+		volumes = append(volumes, wire.Volume{Sub: m.ImageSubPath,
+			Rootfs: wire.Rootfs{Path: r.runDir("rootfs", key), Lower: rootfs.Lower, Upper: rootfs.Upper, Work: rootfs.Work}})
+	}
+	return volumes, nil
+}
+
+func volumeKey(container string, i int) string { return fmt.Sprintf("%s-v%d", container, i) }
+
+// release lets go of a container's layers; it may be repeated.
+func (r *Runtime) release(rec containerRecord) error {
+	var errs []error
+	n := 0
+	for _, m := range rec.Config.M.GetMounts() {
+		if m.GetImage().GetImage() != "" {
+			errs = append(errs, r.cfg.Images.Release(volumeKey(rec.ID, n)))
+			n++
+		}
+	}
+	return errors.Join(append(errs, r.cfg.Images.Release(rec.ID))...)
+}
+
+func bindMount(m *runtimeapi.Mount) (specs.Mount, error) {
 	if len(m.UidMappings) > 0 || len(m.GidMappings) > 0 {
 		return specs.Mount{}, invalid("mount %s: ID-mapped mounts are not supported", m.ContainerPath)
 	}
@@ -101,13 +180,8 @@ func bindMount(m *runtimeapi.Mount) (specs.Mount, error) {
 	default:
 		opts = append(opts, "rw")
 	}
-	for _, o := range m.MountOptions {
-		if !slices.Contains([]string{"noexec", "nodev", "nosuid"}, o) {
-			return specs.Mount{}, invalid("mount %s: option %q is not allowed", dest, o)
-		}
-		opts = append(opts, o)
-	}
-	return specs.Mount{Destination: dest, Type: "bind", Source: src, Options: opts}, nil
+	extra, err := mountOptions(m)
+	return specs.Mount{Destination: dest, Type: "bind", Source: src, Options: append(opts, extra...)}, err
 }
 
 // rootPropagation lets mounts pass between node and container where one asks.

@@ -60,6 +60,7 @@ type containerRecord struct {
 	Stop     string // signal name from the image
 	PID      int    `json:",omitempty"`
 	Rootfs   wire.Rootfs
+	Volumes  []wire.Volume `json:",omitempty"`
 	// Process is what exec derives its processes from.
 	Process *specs.Process
 	User    *specs.User

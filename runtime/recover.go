@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
-	"strings"
+	"regexp"
 	"sync"
 	"time"
 )
@@ -25,10 +25,7 @@ func (r *Runtime) recover(ctx context.Context) error {
 			close(c.exited)
 		}
 		r.containers[rec.ID] = c
-	}, func(id string, err error) {
-		torn(id, err)
-		_ = r.cfg.Images.Release(id)
-	})
+	}, torn)
 	if err != nil {
 		return err
 	}
@@ -45,7 +42,22 @@ func (r *Runtime) recover(ctx context.Context) error {
 		})
 	}
 	wg.Wait()
-	errs = append(errs, r.recoverOrphans())
+	errs = append(errs, r.recoverOrphans(), r.releaseLost())
+	return errors.Join(errs...)
+}
+
+// layerKey is the form of the keys this package gives to the image store.
+var layerKey = regexp.MustCompile(`^([0-9a-f]{64})(-v[0-9]+)?$`)
+
+// releaseLost lets go of the layers whose container's record is gone.
+func (r *Runtime) releaseLost() error {
+	var errs []error
+	for _, key := range r.cfg.Images.Containers() {
+		m := layerKey.FindStringSubmatch(key)
+		if m != nil && r.containers[m[1]] == nil {
+			errs = append(errs, r.cfg.Images.Release(key))
+		}
+	}
 	return errors.Join(errs...)
 }
 
@@ -130,7 +142,7 @@ func (r *Runtime) recoverOrphans() error {
 	entries, err = os.ReadDir(r.runDir("rootfs"))
 	errs = append(errs, err)
 	for _, e := range entries {
-		if r.containers[e.Name()] == nil && !strings.HasPrefix(e.Name(), ".") {
+		if m := layerKey.FindStringSubmatch(e.Name()); m == nil || r.containers[m[1]] == nil {
 			unmountRootfs(r.runDir("rootfs", e.Name()))
 			_ = os.Remove(r.runDir("rootfs", e.Name()))
 		}

@@ -43,6 +43,8 @@ type Images interface {
 	Prepare(ctx context.Context, imageID, key string) (image.Rootfs, error)
 	Release(key string) error
 	Usage(key string) (bytes, inodes int64, err error)
+	// Containers are the keys that are kept.
+	Containers() []string
 }
 
 // Network gives a sandbox its network; *network.Network.

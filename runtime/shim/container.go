@@ -34,7 +34,7 @@ const drainTime = 2 * time.Second
 type container struct {
 	id      string
 	io      *streams
-	rootfs  wire.Rootfs
+	mounted []wire.Rootfs
 	ownPIDs bool // the kernel kills all with the first process
 	done    chan struct{}
 	state   wire.ContainerState // guarded by Shim.mu
@@ -56,14 +56,15 @@ func (s *Shim) start(id string, r *wire.Start) (resp wire.Response, err error) {
 	if exists {
 		return resp, fmt.Errorf("container %s was started before", id)
 	}
-	if err := mountRootfs(r.Rootfs); err != nil {
-		return resp, err
-	}
+	c := &container{id: id, done: make(chan struct{})}
 	defer func() {
 		if err != nil {
-			unmountRootfs(r.Rootfs)
+			c.unmount()
 		}
 	}()
+	if err := c.mount(r); err != nil {
+		return resp, err
+	}
 	user, err := resolveUser(r.Rootfs.Path, r.User)
 	if err != nil {
 		return resp, err
@@ -72,7 +73,6 @@ func (s *Shim) start(id string, r *wire.Start) (resp wire.Response, err error) {
 	if err := s.joinPIDs(r.Spec); err != nil {
 		return resp, err
 	}
-	c := &container{id: id, rootfs: r.Rootfs, done: make(chan struct{})}
 	if c.io, err = newStreams(r); err != nil {
 		return resp, err
 	}
@@ -149,7 +149,7 @@ func (s *Shim) exited(c *container, status unix.WaitStatus) {
 		}
 	})
 	c.io.drain(drainTime)
-	unmountRootfs(c.rootfs)
+	c.unmount()
 
 	s.mu.Lock()
 	state := c.state

@@ -12,6 +12,56 @@ import (
 	"proa/runtime/wire"
 )
 
+// mount mounts the container's root and image volumes and gives the volumes'
+// mounts their sources.
+func (c *container) mount(r *wire.Start) error {
+	if err := mountRootfs(r.Rootfs); err != nil {
+		return err
+	}
+	c.mounted = append(c.mounted, r.Rootfs)
+	for i, v := range r.Volumes {
+		if err := mountRootfs(v.Rootfs); err != nil {
+			return fmt.Errorf("image volume: %w", err)
+		}
+		c.mounted = append(c.mounted, v.Rootfs)
+		source, err := resolveInRoot(v.Path, v.Sub)
+		if err != nil {
+			return fmt.Errorf("image volume: %w", err)
+		}
+		for j := range r.Spec.Mounts {
+			if r.Spec.Mounts[j].Source == wire.VolumeSource(i) {
+				r.Spec.Mounts[j].Source = source
+			}
+		}
+	}
+	return nil
+}
+
+func (c *container) unmount() {
+	for _, m := range c.mounted {
+		unmountRootfs(m)
+	}
+}
+
+// resolveInRoot is the path that sub has below root, links followed but not out
+// of it. What is below does not change.
+func resolveInRoot(root, sub string) (string, error) {
+	if sub == "" {
+		return root, nil
+	}
+	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(dir)
+	fd, err := unix.Openat2(dir, sub, &unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS})
+	if err != nil {
+		return "", fmt.Errorf("sub path %q: %w", sub, err)
+	}
+	defer unix.Close(fd)
+	return os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+}
+
 // mountRootfs mounts the container's overlay. It is mounted in the machine's own
 // mount namespace, so that container tools and humans find it.
 func mountRootfs(r wire.Rootfs) error {

@@ -18,6 +18,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strconv"
 	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -72,7 +73,10 @@ type Pod struct {
 type Start struct {
 	Spec   *specs.Spec `json:"spec"`
 	Rootfs Rootfs      `json:"rootfs"`
-	User   User        `json:"user"`
+	// Volumes are images to mount; the mount of the Spec whose source is
+	// VolumeSource(i) takes the i-th.
+	Volumes []Volume `json:"volumes,omitempty"`
+	User    User     `json:"user"`
 	// Log is the path of the CRI log file; "" writes none.
 	Log       string `json:"log,omitempty"`
 	Stdin     bool   `json:"stdin,omitempty"`
@@ -86,6 +90,15 @@ type Rootfs struct {
 	Upper string   `json:"upper,omitempty"`
 	Work  string   `json:"work,omitempty"`
 }
+
+// Volume is a directory of an image.
+type Volume struct {
+	Rootfs
+	Sub string `json:"sub,omitempty"` // within the image; links do not lead out of it
+}
+
+// VolumeSource stands in a mount for where the shim mounts a volume.
+func VolumeSource(i int) string { return "volume:" + strconv.Itoa(i) }
 
 // User says who the process runs as. Name is "user", "user:group" or numbers,
 // as images and Dockerfiles write it; UID and GID override it.
