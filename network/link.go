@@ -264,7 +264,8 @@ func podLinks(h *netlink.Handle) (map[string]int, error) {
 }
 
 // EnsureDNSAddress puts the cluster's DNS address on a link of this node, so
-// that a resolver can listen on it. Calling it again adds to what is there.
+// that a resolver can listen on it, and leads cluster IPs to that link.
+// Calling it again adds to what is there.
 func (n *Network) EnsureDNSAddress(addr netip.Addr) error {
 	link, err := n.links.LinkByName(dnsLink)
 	if err != nil {
@@ -279,6 +280,21 @@ func (n *Network) EnsureDNSAddress(addr netip.Addr) error {
 	}
 	if err := n.links.LinkSetUp(link); err != nil {
 		return fmt.Errorf("network: set link %s up: %w", dnsLink, err)
+	}
+	return n.leadServices(link)
+}
+
+// leadServices gives the node a way to cluster IPs, which it needs for its own
+// connections before the Service rules see them: a machine may have no default
+// route.
+func (n *Network) leadServices(link netlink.Link) error {
+	cidr := n.cfg.ServiceCIDR
+	if !cidr.IsValid() {
+		return nil
+	}
+	dst := &net.IPNet{IP: cidr.Masked().Addr().AsSlice(), Mask: net.CIDRMask(cidr.Bits(), cidr.Addr().BitLen())}
+	if err := n.links.RouteReplace(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: dst, Scope: netlink.SCOPE_LINK}); err != nil {
+		return fmt.Errorf("network: lead %s to %s: %w", cidr, dnsLink, err)
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -216,6 +217,25 @@ func TestServicesOfEveryType(t *testing.T) {
 	expect(t, a.ns, "udp4", "10.96.0.21:53", "a sees "+nodeIP)
 	// A pod that is still there gets on without the rules of the Service.
 	expect(t, probe.ns, "tcp4", b.ip.String()+":8080", "b sees "+client)
+}
+
+func TestNodeReachesServicesWithoutDefaultRoute(t *testing.T) {
+	n := newNode(t)
+	a, probe := n.pod("a"), n.pod("client")
+	n.inject(service("web", "10.96.0.20"), slice("web", 8080, a.at()))
+	n.run()
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Dst: nil}, netlink.RT_FILTER_DST)
+	netnstest.Check(t, err)
+	for _, r := range routes {
+		netnstest.Check(t, netlink.RouteDel(&r))
+	}
+	if answer, err := netnstest.Ask(nil, "tcp4", "10.96.0.20:80"); !errors.Is(err, syscall.ENETUNREACH) {
+		t.Errorf("without any route: %q, %v", answer, err)
+	}
+	netnstest.Check(t, n.net.EnsureDNSAddress(netip.MustParseAddr("10.96.0.10")))
+	expect(t, nil, "tcp4", "10.96.0.20:80", "a sees "+nodeIP)
+	expect(t, probe.ns, "tcp4", "10.96.0.20:80", "a sees "+probe.ip.String())
+	dropped(t, nil, "tcp4", "10.96.77.77:80")
 }
 
 func TestUnservedAddressesAreRefused(t *testing.T) {
