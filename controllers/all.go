@@ -10,6 +10,7 @@ import (
 	"proa/controllers/deployment"
 	"proa/controllers/endpoints"
 	"proa/controllers/garbage"
+	"proa/controllers/job"
 	"proa/controllers/loadbalancer"
 	"proa/controllers/namespace"
 	"proa/controllers/node"
@@ -42,6 +43,8 @@ func All(c Config) []reconcile.Controller {
 		replicaset.ReplicationController(),
 		daemonset.Controller(),
 		statefulset.Controller(),
+		job.Controller(),
+		job.TTL(),
 		endpoints.Slices(),
 		endpoints.Legacy(),
 		garbage.Controller(registry),

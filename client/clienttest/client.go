@@ -112,13 +112,13 @@ func (c *Client) Create(_ context.Context, obj client.Object) (client.Object, er
 	if row.Default != nil {
 		row.Default(obj)
 	}
+	obj.SetUID(types.UID(fmt.Sprintf("%08x-0000-4000-8000-%012x", rand.Int63nRange(0, 1<<32), rand.Int63nRange(0, 1<<48))))
 	if row.PrepareCreate != nil {
 		row.PrepareCreate(obj)
 	}
 	if obj.GetName() == "" && obj.GetGenerateName() != "" {
 		obj.SetName(obj.GetGenerateName() + rand.String(5))
 	}
-	obj.SetUID(types.UID(fmt.Sprintf("%08x-0000-4000-8000-%012x", rand.Int63nRange(0, 1<<32), rand.Int63nRange(0, 1<<48))))
 	if obj.GetCreationTimestamp().Time.IsZero() {
 		obj.SetCreationTimestamp(metav1.NewTime(time.Now().Truncate(time.Second)))
 	}
