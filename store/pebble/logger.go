@@ -38,11 +38,13 @@ func (l *logger) Fatalf(format string, args ...any) {
 
 // corruption logs which file is damaged; the read that met it fails as well.
 func (l *logger) corruption(info pebble.DataCorruptionInfo) {
-	l.log.Error("datastore: damaged file", "file", info.Path, "error", info.Details)
+	l.log.Error("datastore: damaged file", "file", info.Path, "error", info.Details.Error())
 }
 
+// background logs the error's text alone: the library's errors print their
+// stack traces otherwise.
 func (l *logger) background(err error) {
-	l.log.Error("datastore: background work failed, trying again", "error", err)
+	l.log.Error("datastore: background work failed, trying again", "error", err.Error())
 }
 
 // lockError says who holds the directory.

@@ -161,7 +161,7 @@ func (m *machine) corruptRecord() {
 		}
 		cmd := m.command("up", "--no-node", "-o", "json", "--data-dir", m.data, "--run-dir", m.run)
 		out, err := runFor(cmd, 3*time.Second)
-		if err != nil && strings.Contains(out, "corrupt") {
+		if err != nil && strings.Contains(out, "cannot be read") && !strings.Contains(out, "stack trace") {
 			refused++
 		} else if !strings.Contains(out, `"ready":true`) {
 			m.t.Errorf("%s damaged: said %q", filepath.Base(file), out)
@@ -194,8 +194,9 @@ func TestFullDisk(t *testing.T) {
 	ballast := filepath.Join(m.data, "ballast")
 	fill(t, ballast)
 	said := ""
+	big := writeFile(t, "big", strings.Repeat("x", 500<<10))
 	m.until("writes to be refused", 20*time.Second, func() (string, bool) {
-		out, err := m.kube("create", "configmap", fmt.Sprintf("c%d", time.Now().UnixNano()), "--from-literal=a="+strings.Repeat("x", 500<<10)).CombinedOutput()
+		out, err := m.kube("create", "configmap", fmt.Sprintf("c%d", time.Now().UnixNano()), "--from-file="+big).CombinedOutput()
 		said = string(out)
 		return said, err != nil
 	})

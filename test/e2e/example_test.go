@@ -34,11 +34,7 @@ func TestExample(t *testing.T) {
 }
 
 // in is the machine for a subtest.
-func (m *machine) in(t *testing.T) *machine {
-	sub := *m
-	sub.t = t
-	return &sub
-}
+func (m *machine) in(t *testing.T) *machine { return &machine{m.instance, t} }
 
 func (m *machine) importImages() {
 	m.t.Helper()

@@ -16,17 +16,20 @@ import (
 	"time"
 )
 
-// machine is one instance of proa and the user's shell on it.
+// machine is one instance of proa and the user's shell on it, as a test uses it.
 type machine struct {
-	t       *testing.T
-	data    string
-	run     string
-	home    string
-	up      *exec.Cmd
-	log     *bytes.Buffer
-	ready   map[string]any
-	exited  chan error
-	kubectl string // a separate binary; "" for the embedded one
+	*instance
+	t *testing.T
+}
+
+// instance is what a test's subtests share.
+type instance struct {
+	data, run, home string
+	up              *exec.Cmd // nil while no daemon runs
+	log             *bytes.Buffer
+	ready           map[string]any
+	exited          chan struct{} // closed when the daemon has ended
+	kubectl         string        // a separate binary; "" for the embedded one
 }
 
 func newMachine(t *testing.T) *machine {
@@ -35,7 +38,7 @@ func newMachine(t *testing.T) *machine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &machine{t: t, data: filepath.Join(dir, "data"), run: filepath.Join(dir, "run"), home: filepath.Join(dir, "home")}
+	m := &machine{&instance{data: filepath.Join(dir, "data"), run: filepath.Join(dir, "run"), home: filepath.Join(dir, "home")}, t}
 	t.Cleanup(func() {
 		m.reset()
 		_ = os.RemoveAll(dir)
@@ -51,7 +54,7 @@ func (m *machine) env() []string {
 func (m *machine) start(extra ...string) {
 	m.t.Helper()
 	args := append([]string{"up", "-o", "json", "--data-dir", m.data, "--run-dir", m.run, "--node-name", "one"}, extra...)
-	m.up, m.log, m.exited = exec.Command(binary, args...), &bytes.Buffer{}, make(chan error, 1)
+	m.up, m.log, m.exited = exec.Command(binary, args...), &bytes.Buffer{}, make(chan struct{})
 	m.up.Env, m.up.Stderr = m.env(), m.log
 	m.up.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	out, err := m.up.StdoutPipe()
@@ -61,12 +64,13 @@ func (m *machine) start(extra ...string) {
 	if err := m.up.Start(); err != nil {
 		m.t.Fatal(err)
 	}
-	line := make(chan error, 1)
+	line, cmd, exited := make(chan error, 1), m.up, m.exited
+	m.ready = map[string]any{}
 	go func() {
-		m.ready = map[string]any{}
 		line <- json.NewDecoder(out).Decode(&m.ready)
 		_, _ = io.Copy(io.Discard, out)
-		m.exited <- m.up.Wait()
+		_ = cmd.Wait()
+		close(exited)
 	}()
 	select {
 	case err := <-line:
