@@ -6,6 +6,7 @@ import (
 	"net/netip"
 
 	"proa/api"
+	"proa/controllers/cronjob"
 	"proa/controllers/daemonset"
 	"proa/controllers/deployment"
 	"proa/controllers/endpoints"
@@ -45,6 +46,7 @@ func All(c Config) []reconcile.Controller {
 		statefulset.Controller(),
 		job.Controller(),
 		job.TTL(),
+		cronjob.Controller(),
 		endpoints.Slices(),
 		endpoints.Legacy(),
 		garbage.Controller(registry),

@@ -129,7 +129,7 @@ func (q *queue) done(key client.Key, o outcome) {
 func (it *item) next(o outcome) time.Duration {
 	if o.err == nil && !o.moved {
 		it.failures = 0
-		return o.after
+		return max(o.after, 0)
 	}
 	it.failures++
 	if o.moved && it.failures == 1 {
