@@ -30,12 +30,6 @@ func NewBatchIn(family uint8, table string) *Batch {
 	return b
 }
 
-// Empty tells that nothing was asked for yet.
-func (b *Batch) Empty() bool { return len(b.starts) == 0 }
-
-// Len is the number of messages.
-func (b *Batch) Len() int { return len(b.starts) }
-
 // Hook says where a base chain sits.
 type Hook struct {
 	Type     string // nat, filter

@@ -126,18 +126,10 @@ func key(r int, fields ...Field) (string, []expr.Any) {
 	return strings.Join(texts, " . "), out
 }
 
-// In matches when the fields are a key of the set; NotIn when they are not.
-func In(set string, fields ...Field) Stmt { return in(set, false, fields) }
-
-func NotIn(set string, fields ...Field) Stmt { return in(set, true, fields) }
-
-func in(set string, invert bool, fields []Field) Stmt {
+// In matches when the fields are a key of the set.
+func In(set string, fields ...Field) Stmt {
 	text, load := key(0, fields...)
-	op := " "
-	if invert {
-		op = " != "
-	}
-	return Stmt{text + op + "@" + set, append(load, &expr.Lookup{SourceRegister: reg(0), SetName: set, Invert: invert})}
+	return Stmt{text + " @" + set, append(load, &expr.Lookup{SourceRegister: reg(0), SetName: set})}
 }
 
 // Vmap does what the verdict map says for the fields, if they are a key of it.
