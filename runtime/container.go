@@ -21,14 +21,19 @@ import (
 
 // container is one of a sandbox. rec is guarded by Runtime.mu.
 type container struct {
-	op     sync.Mutex // one change at a time; Stop does not need it
-	rec    containerRecord
-	exited chan struct{} // closed when it has ended
-	// removing tells Start to leave it.
-	removing bool // guarded by op
+	id      string
+	op      sync.Mutex // one change at a time; Stop does not need it
+	rec     containerRecord
+	exited  chan struct{} // closed when it has ended
+	removed bool          // guarded by op
 }
 
-func (c *container) id() string { return c.rec.ID } // never changes
+// record is the container's, as it is now.
+func (r *Runtime) record(c *container) containerRecord {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return c.rec
+}
 
 // startErrorCode is the exit code of a container whose program could not be
 // started, as other runtimes report it.
@@ -59,7 +64,7 @@ func (r *Runtime) CreateContainer(ctx context.Context, sandboxID string, config 
 		return "", failed("create container "+config.Metadata.Name, errors.Join(err, r.eraseContainer(c)))
 	}
 	r.containerEvent(c, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT)
-	return c.id(), nil
+	return c.id, nil
 }
 
 func (r *Runtime) imageOf(config *runtimeapi.ContainerConfig) (image.Image, error) {
@@ -80,9 +85,9 @@ func (r *Runtime) addContainer(s *sandbox, config *runtimeapi.ContainerConfig, i
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if s.rec.Phase != phaseRunning {
-		return nil, status.Errorf(codes.FailedPrecondition, "sandbox %s is not ready", s.rec.ID)
+		return nil, status.Errorf(codes.FailedPrecondition, "sandbox %s is not ready", s.id)
 	}
-	rec.Sandbox = s.rec.ID
+	rec.Sandbox = s.id
 	var err error
 	if rec.Cgroup, err = cgroupPath(r.parentCgroup(s), rec.ID); err != nil {
 		return nil, err
@@ -95,7 +100,7 @@ func (r *Runtime) addContainer(s *sandbox, config *runtimeapi.ContainerConfig, i
 			return nil, status.Errorf(codes.AlreadyExists, "container %s of the sandbox has this name and attempt", other.rec.ID)
 		}
 	}
-	c := &container{rec: rec, exited: make(chan struct{})}
+	c := &container{id: rec.ID, rec: rec, exited: make(chan struct{})}
 	r.containers[rec.ID] = c
 	return c, nil
 }
@@ -147,10 +152,11 @@ func (r *Runtime) StartContainer(ctx context.Context, id string) error {
 	}
 	c.op.Lock()
 	defer c.op.Unlock()
-	r.mu.RLock()
-	rec := c.rec
-	r.mu.RUnlock()
-	if rec.Phase != phaseCreated || c.removing {
+	rec := r.record(c)
+	if c.removed {
+		return notFound("container", id)
+	}
+	if rec.Phase != phaseCreated {
 		return status.Errorf(codes.FailedPrecondition, "container %s was started before", rec.ID)
 	}
 	r.expedite()
@@ -215,9 +221,7 @@ func (r *Runtime) StopContainer(ctx context.Context, id string, timeout int64) e
 }
 
 func (r *Runtime) stopContainer(ctx context.Context, c *container, timeout time.Duration) error {
-	r.mu.RLock()
-	rec := c.rec
-	r.mu.RUnlock()
+	rec := r.record(c)
 	if rec.Phase != phaseRunning {
 		return nil // CRI: stopping what does not run succeeds
 	}
@@ -287,9 +291,16 @@ func (r *Runtime) RemoveContainer(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	return r.removeContainer(ctx, c)
+}
+
+// removeContainer waits for whoever is making or starting the container.
+func (r *Runtime) removeContainer(ctx context.Context, c *container) error {
 	c.op.Lock()
 	defer c.op.Unlock()
-	c.removing = true
+	if c.removed {
+		return nil
+	}
 	if err := r.stopContainer(ctx, c, 0); err != nil {
 		return failed("remove container", err)
 	}
@@ -300,11 +311,9 @@ func (r *Runtime) RemoveContainer(ctx context.Context, id string) error {
 	return nil
 }
 
-// eraseContainer forgets a container that does not run.
+// eraseContainer forgets a container that does not run; c.op is held.
 func (r *Runtime) eraseContainer(c *container) error {
-	r.mu.RLock()
-	rec := c.rec
-	r.mu.RUnlock()
+	rec := r.record(c)
 	_, _, err := r.call(context.Background(), rec.Sandbox, &wire.Request{Op: wire.OpForget, Container: rec.ID})
 	if err != nil && !isKind(err, wire.ErrNotFound) && !r.shimless(rec.Sandbox) {
 		return err
@@ -317,6 +326,7 @@ func (r *Runtime) eraseContainer(c *container) error {
 		return err
 	}
 	r.nano.forget(rec.ID)
+	c.removed = true
 	r.mu.Lock()
 	delete(r.containers, rec.ID)
 	r.mu.Unlock()
@@ -331,9 +341,7 @@ func (r *Runtime) UpdateContainerResources(ctx context.Context, id string, res *
 	}
 	c.op.Lock()
 	defer c.op.Unlock()
-	r.mu.RLock()
-	rec := c.rec
-	r.mu.RUnlock()
+	rec := r.record(c)
 	if rec.Phase == phaseEnded {
 		return status.Errorf(codes.FailedPrecondition, "container %s has ended", rec.ID)
 	}

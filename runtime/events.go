@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -18,6 +20,7 @@ type events struct {
 type listener struct {
 	wake  chan struct{}
 	queue []*runtimeapi.ContainerEventResponse // guarded by events.mu
+	lost  bool                                 // guarded by events.mu
 }
 
 // maxQueued is how many events may wait for a listener before it is told by an
@@ -53,6 +56,8 @@ func (e *events) send(ev *runtimeapi.ContainerEventResponse) {
 	for l := range e.listeners {
 		if len(l.queue) < maxQueued {
 			l.queue = append(l.queue, ev)
+		} else {
+			l.lost = true
 		}
 		select {
 		case l.wake <- struct{}{}:
@@ -61,15 +66,15 @@ func (e *events) send(ev *runtimeapi.ContainerEventResponse) {
 	}
 }
 
-func (e *events) take(l *listener) []*runtimeapi.ContainerEventResponse {
+func (e *events) take(l *listener) (queue []*runtimeapi.ContainerEventResponse, lost bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	q := l.queue
-	l.queue = nil
-	return q
+	queue, l.queue = l.queue, nil
+	return queue, l.lost
 }
 
-// GetContainerEvents implements CRI: it sends to ch until ctx ends. established
+// GetContainerEvents implements CRI: it sends to ch until ctx ends, or fails when
+// the reader has fallen too far behind. established
 // is called with nil once no event will be missed.
 func (r *Runtime) GetContainerEvents(ctx context.Context, ch chan *runtimeapi.ContainerEventResponse,
 	established func(runtimeapi.RuntimeService_GetContainerEventsClient)) error {
@@ -79,12 +84,16 @@ func (r *Runtime) GetContainerEvents(ctx context.Context, ch chan *runtimeapi.Co
 		established(nil)
 	}
 	for {
-		for _, ev := range r.events.take(l) {
+		queue, lost := r.events.take(l)
+		for _, ev := range queue {
 			select {
 			case ch <- ev:
 			case <-ctx.Done():
 				return ctx.Err()
 			}
+		}
+		if lost {
+			return status.Error(codes.DataLoss, "events were not taken and have been lost: list and listen anew")
 		}
 		select {
 		case <-l.wake:
@@ -107,7 +116,7 @@ func (r *Runtime) containerEvent(c *container, kind runtimeapi.ContainerEventTyp
 // sandboxEvent carries the sandbox's ID where a container's would be, as other
 // runtimes do.
 func (r *Runtime) sandboxEvent(s *sandbox, kind runtimeapi.ContainerEventType) {
-	r.event(s.rec.ID, s, kind)
+	r.event(s.id, s, kind)
 }
 
 func (r *Runtime) event(id string, s *sandbox, kind runtimeapi.ContainerEventType) {
@@ -118,7 +127,7 @@ func (r *Runtime) event(id string, s *sandbox, kind runtimeapi.ContainerEventTyp
 	r.mu.RLock()
 	ev.PodSandboxStatus = s.rec.status()
 	for _, c := range r.containers {
-		if c.rec.Sandbox == s.rec.ID && c.rec.Phase != phaseMaking {
+		if c.rec.Sandbox == s.id && c.rec.Phase != phaseMaking {
 			ev.ContainersStatuses = append(ev.ContainersStatuses, c.rec.status())
 		}
 	}

@@ -329,9 +329,7 @@ func (r *Runtime) PortForward(_ context.Context, req *runtimeapi.PortForwardRequ
 	if err != nil {
 		return nil, err
 	}
-	r.mu.RLock()
-	rec := s.rec
-	r.mu.RUnlock()
+	rec := r.sandboxRecord(s)
 	if rec.Phase != phaseRunning {
 		return nil, status.Errorf(codes.FailedPrecondition, "sandbox %s is not ready", rec.ID)
 	}

@@ -184,7 +184,7 @@ func TestInterrupted(t *testing.T) {
 	must(t, err)
 	must(t, w.saveSandbox(s.rec))
 	must(t, w.makeFiles(s.rec))
-	cmd, err := w.spawn(s.rec.ID, namespacesOf(half))
+	cmd, err := w.spawn(s.id, namespacesOf(half))
 	must(t, err)
 	// The record with the process ID was not written.
 	other, err := w.addSandbox(w.podConfig("other"), "")
@@ -472,5 +472,44 @@ func TestNoShim(t *testing.T) {
 	_, err := New(Config{Root: t.TempDir(), Run: t.TempDir()})
 	if !errors.Is(err, ErrNoShim) {
 		t.Errorf("error: %v", err)
+	}
+}
+
+// TestRemoveWhileStarting: whatever a pod's removal meets half-way is gone
+// afterwards.
+func TestRemoveWhileStarting(t *testing.T) {
+	w := newWorld(t)
+	for round := range 4 {
+		pod, _ := w.pod(fmt.Sprint("p", round))
+		var wg sync.WaitGroup
+		for i := range 6 {
+			wg.Go(func() {
+				id, err := w.CreateContainer(ctx, pod, containerConfig(fmt.Sprint("c", i), "sleep"), nil)
+				if err == nil {
+					_ = w.StartContainer(ctx, id)
+				}
+			})
+		}
+		time.Sleep(time.Duration(round) * 30 * time.Millisecond)
+		must(t, w.RemovePodSandbox(ctx, pod))
+		wg.Wait()
+		left, err := w.ListContainers(ctx, nil)
+		must(t, err)
+		for _, c := range left { // made after the removal looked: the kubelet removes them
+			must(t, w.RemoveContainer(ctx, c.Id))
+		}
+		if pids := pidsBelow(w.version.dir("memory", "/"+w.cfg.CgroupRoot)); len(pids) > 0 {
+			t.Errorf("round %d: processes left: %v", round, pids)
+		}
+		if len(w.images.use) != 0 || len(w.containers) != 0 {
+			t.Errorf("round %d: left %v %v", round, w.images.use, w.containers)
+		}
+		if groups, _ := filepath.Glob(w.version.dir("memory", "/"+w.cfg.CgroupRoot) + "/*/*"); len(groups) > 0 {
+			for _, g := range groups {
+				if info, err := os.Stat(g); err == nil && info.IsDir() {
+					t.Errorf("round %d: cgroup left: %s", round, g)
+				}
+			}
+		}
 	}
 }

@@ -15,7 +15,7 @@ import (
 // When it returns, all that the shim knew by then has been taken over; known is
 // which containers the shim has.
 func (r *Runtime) followShim(s *sandbox) (known map[string]bool, err error) {
-	conn, err := r.dial(s.rec.ID)
+	conn, err := r.dial(s.id)
 	if err != nil {
 		return nil, err
 	}
@@ -40,7 +40,7 @@ func (r *Runtime) followShim(s *sandbox) (known map[string]bool, err error) {
 func (r *Runtime) startFollowing(s *sandbox, conn *wire.Conn, first wire.Response) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	s.watch, s.gone = conn, make(chan struct{})
+	s.watch, s.gone, s.dead = conn, make(chan struct{}), false
 	s.rec.Shim, s.rec.Pause = first.Shim, first.Pause
 	r.watches.Add(1)
 	go func() {
@@ -68,10 +68,7 @@ func (r *Runtime) follow(s *sandbox, conn *wire.Conn, pid int) {
 	}
 	reap(pid)
 	r.shimGone(s)
-	r.mu.Lock()
-	s.watch = nil
 	close(s.gone)
-	r.mu.Unlock()
 }
 
 // reap waits for the end of a shim that is a child of this process; one that an
@@ -165,17 +162,17 @@ func (r *Runtime) keepContainer(rec containerRecord) {
 
 // shimGone takes down what a shim left: it may have been killed.
 func (r *Runtime) shimGone(s *sandbox) {
-	for _, c := range r.containersOf(s.rec.ID) {
+	for _, c := range r.containersOf(s.id) {
 		r.abandoned(c, exit{code: 137, finished: time.Now().UnixNano(), reason: "Error",
 			message: "the pod's shim ended"})
 	}
 	r.mu.Lock()
-	rec := s.rec
-	unexpected := rec.Phase == phaseRunning
+	s.watch, s.dead = nil, true
+	unexpected := s.rec.Phase == phaseRunning
 	if unexpected {
-		rec.Phase = phaseEnded
-		s.rec = rec
+		s.rec.Phase = phaseEnded
 	}
+	rec := s.rec
 	r.mu.Unlock()
 	if unexpected {
 		if err := r.saveSandbox(rec); err != nil {
@@ -188,13 +185,9 @@ func (r *Runtime) shimGone(s *sandbox) {
 // abandoned ends a container whose shim is no more, by what the shim recorded
 // or, failing that, by unknown.
 func (r *Runtime) abandoned(c *container, unknown exit) {
-	r.mu.RLock()
-	rec := c.rec
-	r.mu.RUnlock()
-	if rec.Phase != phaseRunning && rec.Phase != phaseCreated {
-		return
-	}
-	// A container that was only created may have been started just before.
+	rec := r.record(c)
+	// Also of one that was only created, or could not be started: the shim may
+	// have ended in the midst of it.
 	if err := r.version.killCgroup(rec.Cgroup); err != nil {
 		r.log.Warn("a container's processes could not be ended", "container", rec.ID, "err", err)
 	}

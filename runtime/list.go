@@ -87,7 +87,7 @@ func (r *Runtime) PodSandboxStatus(_ context.Context, id string, verbose bool) (
 	defer r.mu.RUnlock()
 	resp := &runtimeapi.PodSandboxStatusResponse{Status: s.rec.status()}
 	for _, c := range r.containers {
-		if c.rec.Sandbox == s.rec.ID && c.rec.Phase != phaseMaking {
+		if c.rec.Sandbox == s.id && c.rec.Phase != phaseMaking {
 			resp.ContainersStatuses = append(resp.ContainersStatuses, c.rec.status())
 		}
 	}
@@ -119,9 +119,7 @@ func (r *Runtime) ContainerStatus(_ context.Context, id string, verbose bool) (*
 	if err != nil {
 		return nil, err
 	}
-	r.mu.RLock()
-	rec := c.rec
-	r.mu.RUnlock()
+	rec := r.record(c)
 	resp := &runtimeapi.ContainerStatusResponse{Status: rec.status()}
 	if verbose {
 		resp.Info, err = info(map[string]any{"sandboxID": rec.Sandbox, "pid": rec.PID, "cgroup": rec.Cgroup, "process": rec.Process})

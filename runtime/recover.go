@@ -14,13 +14,13 @@ import (
 func (r *Runtime) recover(ctx context.Context) error {
 	torn := func(id string, err error) { r.log.Warn("a torn record is dropped", "id", id, "err", err) }
 	err := loadRecords(r.sandboxRecords(), func(rec sandboxRecord) {
-		r.sandboxes[rec.ID] = &sandbox{rec: rec}
+		r.sandboxes[rec.ID] = &sandbox{id: rec.ID, rec: rec}
 	}, torn)
 	if err != nil {
 		return err
 	}
 	err = loadRecords(r.containerRecords(), func(rec containerRecord) {
-		c := &container{rec: rec, exited: make(chan struct{})}
+		c := &container{id: rec.ID, rec: rec, exited: make(chan struct{})}
 		if rec.Phase == phaseEnded {
 			close(c.exited)
 		}
@@ -73,7 +73,7 @@ func (r *Runtime) snapshotSandboxes() (all []*sandbox) {
 func (r *Runtime) recoverSandbox(ctx context.Context, s *sandbox) error {
 	s.op.Lock()
 	defer s.op.Unlock()
-	rec := s.rec
+	rec := r.sandboxRecord(s)
 	if rec.Phase == phaseRunning {
 		known, err := r.followShim(s)
 		if err == nil {
@@ -85,7 +85,7 @@ func (r *Runtime) recoverSandbox(ctx context.Context, s *sandbox) error {
 	// after a reboot, as nobody knows.
 	r.endShim(s)
 	for _, c := range r.containersOf(rec.ID) {
-		if c.rec.Phase == phaseMaking {
+		if r.record(c).Phase == phaseMaking {
 			if err := r.eraseContainer(c); err != nil {
 				return err
 			}
@@ -101,14 +101,14 @@ func (r *Runtime) recoverSandbox(ctx context.Context, s *sandbox) error {
 
 // recoverContainers sets right what the shim and the records see differently.
 func (r *Runtime) recoverContainers(s *sandbox, known map[string]bool) error {
-	for _, c := range r.containersOf(s.rec.ID) {
-		switch {
-		case c.rec.Phase == phaseMaking:
+	for _, c := range r.containersOf(s.id) {
+		switch phase := r.record(c).Phase; {
+		case phase == phaseMaking:
 			if err := r.eraseContainer(c); err != nil {
 				return err
 			}
-		case known[c.id()]:
-		case c.rec.Phase == phaseRunning:
+		case known[c.id]:
+		case phase == phaseRunning:
 			r.abandoned(c, exit{code: 255, finished: time.Now().UnixNano(), reason: "Unknown"})
 		}
 	}

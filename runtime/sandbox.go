@@ -26,8 +26,10 @@ import (
 
 // sandbox is a pod's. rec and watch are guarded by Runtime.mu.
 type sandbox struct {
+	id    string
 	op    sync.Mutex // one change at a time
 	rec   sandboxRecord
+	dead  bool          // its shim has ended
 	watch *wire.Conn    // to the shim; nil when there is none
 	gone  chan struct{} // closed when the shim that watch followed is no more
 }
@@ -58,12 +60,13 @@ func (r *Runtime) RunPodSandbox(ctx context.Context, config *runtimeapi.PodSandb
 	}
 	r.sandboxEvent(s, runtimeapi.ContainerEventType_CONTAINER_CREATED_EVENT)
 	r.sandboxEvent(s, runtimeapi.ContainerEventType_CONTAINER_STARTED_EVENT)
-	return s.rec.ID, nil
+	return s.id, nil
 }
 
 // addSandbox enters a sandbox into the table, where it reserves its name.
 func (r *Runtime) addSandbox(config *runtimeapi.PodSandboxConfig, handler string) (*sandbox, error) {
-	s := &sandbox{rec: sandboxRecord{ID: newID(), Phase: phaseMaking, Created: time.Now().UnixNano(), Handler: handler}}
+	id := newID()
+	s := &sandbox{id: id, rec: sandboxRecord{ID: id, Phase: phaseMaking, Created: time.Now().UnixNano(), Handler: handler}}
 	s.rec.Config.M = config
 	name := config.Metadata.String()
 	r.mu.Lock()
@@ -73,7 +76,7 @@ func (r *Runtime) addSandbox(config *runtimeapi.PodSandboxConfig, handler string
 			return nil, status.Errorf(codes.AlreadyExists, "sandbox %s has this name, namespace, UID and attempt", other.rec.ID)
 		}
 	}
-	r.sandboxes[s.rec.ID] = s
+	r.sandboxes[s.id] = s
 	return s, nil
 }
 
@@ -114,8 +117,28 @@ func (r *Runtime) makeSandbox(ctx context.Context, s *sandbox) error {
 		rec.IPs = got.IPs
 	}
 	rec.Phase = phaseRunning
-	r.setSandbox(s, rec)
+	if !r.setReady(s, rec) {
+		return errors.New("the pod's shim ended" + r.shimLog(rec.ID))
+	}
 	return r.saveSandbox(rec)
+}
+
+// setReady makes the sandbox ready unless its shim has ended meanwhile.
+func (r *Runtime) setReady(s *sandbox, rec sandboxRecord) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s.dead {
+		return false
+	}
+	s.rec = rec
+	return true
+}
+
+// sandboxRecord is the sandbox's record as it is now.
+func (r *Runtime) sandboxRecord(s *sandbox) sandboxRecord {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return s.rec
 }
 
 func (r *Runtime) setSandbox(s *sandbox, rec sandboxRecord) {
@@ -152,9 +175,7 @@ func (r *Runtime) StopPodSandbox(ctx context.Context, id string) error {
 // stopSandbox runs with s.op held and may be repeated.
 func (r *Runtime) stopSandbox(ctx context.Context, s *sandbox) error {
 	r.endShim(s)
-	r.mu.RLock()
-	rec := s.rec
-	r.mu.RUnlock()
+	rec := r.sandboxRecord(s)
 	var errs []error
 	if !hostNetwork(rec.Config.M) {
 		errs = append(errs, r.cfg.Network.Detach(ctx, networkPod(rec)))
@@ -207,8 +228,8 @@ func (r *Runtime) RemovePodSandbox(ctx context.Context, id string) error {
 	if err := r.stopSandbox(ctx, s); err != nil {
 		return failed("remove the pod's sandbox", err)
 	}
-	for _, c := range r.containersOf(s.rec.ID) {
-		if err := r.RemoveContainer(ctx, c.id()); err != nil {
+	for _, c := range r.containersOf(s.id) {
+		if err := r.removeContainer(ctx, c); err != nil {
 			return err
 		}
 	}
@@ -224,11 +245,12 @@ func (r *Runtime) eraseSandbox(s *sandbox) error {
 	if err := r.stopSandbox(context.Background(), s); err != nil {
 		return err
 	}
-	if err := removeRecord(r.sandboxRecords(), s.rec.ID); err != nil {
+	if err := removeRecord(r.sandboxRecords(), s.id); err != nil {
 		return err
 	}
+	r.nano.forget(s.id)
 	r.mu.Lock()
-	delete(r.sandboxes, s.rec.ID)
+	delete(r.sandboxes, s.id)
 	r.mu.Unlock()
 	return nil
 }

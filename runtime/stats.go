@@ -59,9 +59,7 @@ func (r *Runtime) ContainerStats(_ context.Context, id string) (*runtimeapi.Cont
 	if err != nil {
 		return nil, err
 	}
-	r.mu.RLock()
-	rec := c.rec
-	r.mu.RUnlock()
+	rec := r.record(c)
 	return r.containerStats(rec), nil
 }
 
@@ -167,9 +165,7 @@ func (r *Runtime) PodSandboxStats(_ context.Context, id string) (*runtimeapi.Pod
 	if err != nil {
 		return nil, err
 	}
-	r.mu.RLock()
-	rec := s.rec
-	r.mu.RUnlock()
+	rec := r.sandboxRecord(s)
 	if rec.Phase != phaseRunning {
 		return nil, status.Errorf(codes.FailedPrecondition, "sandbox %s is not ready", rec.ID)
 	}
@@ -181,7 +177,7 @@ func (r *Runtime) ListPodSandboxStats(_ context.Context, f *runtimeapi.PodSandbo
 	var recs []sandboxRecord
 	r.mu.RLock()
 	for _, s := range r.sandboxes {
-		if s.rec.Phase == phaseRunning && strings.HasPrefix(s.rec.ID, f.GetId()) && matches(f.GetLabelSelector(), s.rec.Config.M.Labels) {
+		if s.rec.Phase == phaseRunning && strings.HasPrefix(s.id, f.GetId()) && matches(f.GetLabelSelector(), s.rec.Config.M.Labels) {
 			recs = append(recs, s.rec)
 		}
 	}
