@@ -142,7 +142,7 @@ func (w *worker) makeSandbox(pod *corev1.Pod, attempt uint32) error {
 			return err
 		}
 	}
-	config, err := spec.Sandbox(pod, attempt, k.node)
+	config, err := k.sandboxConfig(pod, attempt)
 	if err != nil {
 		return err
 	}

@@ -136,10 +136,16 @@ func (k *Kubelet) facts() *spec.Node {
 	for _, a := range k.cfg.ClusterDNS {
 		n.ClusterDNS = append(n.ClusterDNS, a.String())
 	}
+	return n
+}
+
+// sandboxConfig is a pod's sandbox with the machine's resolvers as they are now.
+func (k *Kubelet) sandboxConfig(pod *corev1.Pod, attempt uint32) (*cri.PodSandboxConfig, error) {
+	n := *k.node
 	if text, err := os.ReadFile(cmp.Or(k.cfg.ResolvConf, "/etc/resolv.conf")); err == nil {
 		n.Resolv = spec.ParseResolv(string(text))
 	}
-	return n
+	return spec.Sandbox(pod, attempt, &n)
 }
 
 // Run registers the node and works until ctx ends or something cannot go on.
@@ -264,9 +270,19 @@ func (k *Kubelet) sweep() {
 }
 
 func (k *Kubelet) dispatch(ctx context.Context, e client.Event) {
-	if n, ok := e.New.(*corev1.Node); ok {
+	switch e.Resource.Key() {
+	case "nodes":
+		n, _ := e.New.(*corev1.Node)
 		k.own.Store(n)
+		if n == nil {
+			k.renewNode() // somebody deleted it, but it is here
+		}
+	case "pods":
+		k.dispatchPod(ctx, e)
 	}
+}
+
+func (k *Kubelet) dispatchPod(ctx context.Context, e client.Event) {
 	if p, ok := e.New.(*corev1.Pod); ok {
 		if w := k.worker(p.UID); w != nil {
 			w.post(func(w *worker) { w.update(p) })
@@ -278,6 +294,14 @@ func (k *Kubelet) dispatch(ctx context.Context, e client.Event) {
 		}
 	} else if old, ok := e.Old.(*corev1.Pod); ok && e.New == nil {
 		k.gone(old)
+	}
+}
+
+// renewNode has the node's object looked at now.
+func (k *Kubelet) renewNode() {
+	select {
+	case k.relist <- struct{}{}:
+	default:
 	}
 }
 

@@ -344,6 +344,28 @@ func TestImageErrors(t *testing.T) {
 	b.await("c", "refused", waiting("InvalidImageName"))
 }
 
+func TestSharedPull(t *testing.T) {
+	b := newBench(t)
+	b.cri.slowPull = 500 * time.Millisecond
+	first := b.create(testPod("a", corev1.Container{Name: "app", Image: "far:1"}))
+	b.create(testPod("b", corev1.Container{Name: "app", Image: "far:1"}))
+	time.Sleep(200 * time.Millisecond)
+	if err := b.client.Delete(context.Background(), client.Row[corev1.Pod](), client.KeyOf(first), metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	b.await("a", "gone before its image came", gone)
+	b.await("b", "ready", ready)
+	n := 0
+	for _, c := range b.cri.log() {
+		if c == "PullImage far:1" {
+			n++
+		}
+	}
+	if n != 1 {
+		t.Errorf("the image was pulled %d times", n)
+	}
+}
+
 func TestMissingReferencesAndRecovery(t *testing.T) {
 	b := newBench(t)
 	b.create(testPod("a", corev1.Container{Name: "app", Env: []corev1.EnvVar{{Name: "X", ValueFrom: &corev1.EnvVarSource{
@@ -484,6 +506,24 @@ func TestAdmission(t *testing.T) {
 		t.Errorf("%s: %s", p.Status.Reason, p.Status.Message)
 	}
 	b.awaitEvent("OutOfcpu", "Node didn't have enough resource")
+}
+
+func TestDeletedNodeComesBack(t *testing.T) {
+	b := newBench(t)
+	node := func() *corev1.Node { return client.Get[corev1.Node](b.client.View(), "", "n1") }
+	comes := func() {
+		t.Helper()
+		for deadline := time.Now().Add(5 * time.Second); node() == nil; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("there is no node")
+			}
+		}
+	}
+	comes()
+	if err := b.client.Delete(context.Background(), client.Row[corev1.Node](), client.Key{Name: "n1"}, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	comes()
 }
 
 func TestDisposableImages(t *testing.T) {

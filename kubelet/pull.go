@@ -100,10 +100,7 @@ func (w *worker) fetch(pod *corev1.Pod, c *corev1.Container, image *cri.ImageSpe
 	total := time.Since(begun).Truncate(time.Millisecond)
 	w.k.container(pod, c, corev1.EventTypeNormal, "Pulled", fmt.Sprintf("Successfully pulled image %q in %v (%v including waiting). Image size: %v bytes.",
 		c.Image, total-waited.Truncate(time.Millisecond), total, size))
-	select {
-	case w.k.relist <- struct{}{}:
-	default:
-	}
+	w.k.renewNode()
 	return ref, nil
 }
 
@@ -122,16 +119,18 @@ func (w *worker) volumeImages(pod *corev1.Pod) error {
 }
 
 // pulls lets one pull of an image without credentials of its own serve everybody
-// who waits for it.
+// who waits for it; it ends early when nobody waits any more.
 type pulls struct {
 	mu  sync.Mutex
 	now map[string]*onePull
 }
 
 type onePull struct {
-	done chan struct{}
-	ref  string
-	err  error
+	waiting int // guarded by pulls.mu
+	cancel  context.CancelFunc
+	done    chan struct{}
+	ref     string
+	err     error
 }
 
 func (p *pulls) pull(ctx context.Context, k *Kubelet, image *cri.ImageSpec, auths []*cri.AuthConfig) (ref string, waited time.Duration, err error) {
@@ -144,28 +143,56 @@ func (p *pulls) pull(ctx context.Context, k *Kubelet, image *cri.ImageSpec, auth
 		return "", 0, err
 	}
 	begun := time.Now()
-	p.mu.Lock()
-	if other := p.now[image.Image]; other != nil {
-		p.mu.Unlock()
-		select {
-		case <-ctx.Done():
-			return "", 0, ctx.Err()
-		case <-other.done:
-		}
-		return other.ref, time.Since(begun), other.err
+	one, mine := p.join(ctx, k, image)
+	defer p.leave(image.Image, one)
+	select {
+	case <-ctx.Done():
+		return "", 0, ctx.Err()
+	case <-one.done:
 	}
+	if !mine {
+		waited = time.Since(begun)
+	}
+	return one.ref, waited, one.err
+}
+
+// join finds the pull of the image that is under way, or begins one.
+func (p *pulls) join(ctx context.Context, k *Kubelet, image *cri.ImageSpec) (one *onePull, mine bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if one := p.now[image.Image]; one != nil {
+		one.waiting++
+		return one, false
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	one = &onePull{waiting: 1, cancel: cancel, done: make(chan struct{})}
 	if p.now == nil {
 		p.now = map[string]*onePull{}
 	}
-	one := &onePull{done: make(chan struct{})}
 	p.now[image.Image] = one
-	p.mu.Unlock()
-	one.ref, one.err = k.cfg.Images.PullImage(ctx, image, nil, nil)
+	k.effects.Go(func() {
+		one.ref, one.err = k.cfg.Images.PullImage(ctx, image, nil, nil)
+		p.mu.Lock()
+		p.forget(image.Image, one)
+		p.mu.Unlock()
+		close(one.done)
+	})
+	return one, true
+}
+
+func (p *pulls) leave(image string, one *onePull) {
 	p.mu.Lock()
-	delete(p.now, image.Image)
-	p.mu.Unlock()
-	close(one.done)
-	return one.ref, 0, one.err
+	defer p.mu.Unlock()
+	if one.waiting--; one.waiting == 0 {
+		one.cancel()
+		p.forget(image, one) // who comes now begins anew
+	}
+}
+
+func (p *pulls) forget(image string, one *onePull) {
+	if p.now[image] == one {
+		delete(p.now, image)
+	}
 }
 
 // credentials are those of the pod's imagePullSecrets that are for the image's

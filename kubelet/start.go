@@ -84,7 +84,7 @@ func (w *worker) launch(pod *corev1.Pod, a lifecycle.Action, ref string, ips []s
 	if err != nil {
 		return &startError{"CreateContainerConfigError", err}
 	}
-	sandbox, err := spec.Sandbox(pod, 0, w.k.node)
+	sandbox, err := w.k.sandboxConfig(pod, 0)
 	if err != nil {
 		return &startError{"CreateContainerConfigError", err}
 	}
