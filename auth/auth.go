@@ -165,21 +165,30 @@ func (c ClientCertificates) Authenticate(r *http.Request) (User, bool, error) {
 	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
 		return User{}, false, nil
 	}
-	leaf, inter := r.TLS.PeerCertificates[0], x509.NewCertPool()
-	for _, ic := range r.TLS.PeerCertificates[1:] {
-		inter.AddCert(ic)
-	}
-	_, err := leaf.Verify(x509.VerifyOptions{
-		Roots: c.Roots(), Intermediates: inter, CurrentTime: time.Now(),
-		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	})
-	if err != nil {
-		return User{}, false, fmt.Errorf("verifying certificate SN=%s: %w", leaf.SerialNumber, err)
+	leaf, roots, now := r.TLS.PeerCertificates[0], c.Roots(), time.Now()
+	if !proven.has(leaf, roots, now) {
+		if err := verify(r.TLS.PeerCertificates, roots, now); err != nil {
+			return User{}, false, fmt.Errorf("verifying certificate SN=%s: %w", leaf.SerialNumber, err)
+		}
+		proven.add(leaf, roots, now)
 	}
 	if leaf.Subject.CommonName == "" {
 		return User{}, false, nil
 	}
 	return User{Name: leaf.Subject.CommonName, Groups: leaf.Subject.Organization}, true, nil
+}
+
+// verify checks that a client's chain, leaf first, leads to one of the roots.
+func verify(chain []*x509.Certificate, roots *x509.CertPool, now time.Time) error {
+	inter := x509.NewCertPool()
+	for _, ic := range chain[1:] {
+		inter.AddCert(ic)
+	}
+	_, err := chain[0].Verify(x509.VerifyOptions{
+		Roots: roots, Intermediates: inter, CurrentTime: now,
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+	return err
 }
 
 // ErrNotOurs is a TokenIssuer's word for a token that somebody else made.
