@@ -65,36 +65,32 @@ func (e *Endpoint) List(ctx context.Context, q Request, opts ListOptions) (List,
 	if err != nil {
 		return List{}, err
 	}
-	world, after, err := e.worldOf(ctx, scope.Resource, opts)
+	world, c, err := e.worldOf(ctx, scope.Resource, opts)
 	if err != nil {
 		return List{}, err
 	}
-	after.Resource = scope.Resource
-	if after.Name == "" {
-		after = store.Key{}
-	}
-	return page(world, scope, sel, after, opts.Limit)
+	return page(world, scope, sel, c, opts.Limit)
 }
 
-// worldOf is the snapshot that a list reads, and the key that it begins after.
+// worldOf is the snapshot that a list reads, and where in it it begins.
 // See "Resource versions" in the Kubernetes API concepts for the table of cases.
-func (e *Endpoint) worldOf(ctx context.Context, resource string, opts ListOptions) (store.Snapshot, store.Key, error) {
+func (e *Endpoint) worldOf(ctx context.Context, resource string, opts ListOptions) (store.Snapshot, continuation, error) {
 	if opts.Continue != "" {
 		return e.continued(resource, opts)
 	}
 	rev, err := parseRevision(opts.ResourceVersion)
 	if err != nil {
-		return nil, store.Key{}, err
+		return nil, continuation{}, err
 	}
 	exact := opts.ResourceVersionMatch == metav1.ResourceVersionMatchExact || opts.ResourceVersionMatch == "" && opts.Limit > 0
 	if rev > 0 && exact {
 		world, err := e.past(ctx, resource, rev)
-		return world, store.Key{}, err
+		return world, continuation{}, err
 	}
 	if err := e.reach(ctx, rev); err != nil {
-		return nil, store.Key{}, err
+		return nil, continuation{}, err
 	}
-	return e.Store.Snapshot(), store.Key{}, nil
+	return e.Store.Snapshot(), continuation{}, nil
 }
 
 func (e *Endpoint) past(ctx context.Context, resource string, rev uint64) (store.Snapshot, error) {
@@ -155,9 +151,9 @@ func validateListOptions(o ListOptions) error {
 }
 
 // page walks the scope from a key on until the limit is reached.
-func page(world store.Snapshot, scope store.Scope, sel Selection, after store.Key, limit int64) (List, error) {
+func page(world store.Snapshot, scope store.Scope, sel Selection, from continuation, limit int64) (List, error) {
 	out := List{Revision: world.Revision()}
-	for rec := range candidates(world, scope, sel, after) {
+	for rec := range candidates(world, scope, sel, from.after(scope)) {
 		ok, err := sel.matches(rec)
 		if err != nil {
 			return List{}, apierrors.NewInternalError(err)
@@ -167,9 +163,11 @@ func page(world store.Snapshot, scope store.Scope, sel Selection, after store.Ke
 		}
 		if limit > 0 && int64(len(out.Records)) == limit {
 			last := out.Records[limit-1].Key()
-			out.Continue = encodeContinue(continuation{Revision: world.Revision(), Namespace: last.Namespace, Name: last.Name})
-			if sel.all() {
-				out.Remaining = remaining(world, scope, last)
+			next := continuation{Revision: world.Revision(), Namespace: last.Namespace, Name: last.Name, Seen: from.Seen + limit}
+			out.Continue = encodeContinue(next)
+			if sel.all() && scope.Name == "" {
+				left := max(int64(world.Count(scope))-next.Seen, 1)
+				out.Remaining = &left
 			}
 			return out, nil
 		}
@@ -200,21 +198,23 @@ func inScope(seq iter.Seq[*store.Record], s store.Scope) iter.Seq[*store.Record]
 	}
 }
 
-func remaining(world store.Snapshot, scope store.Scope, last store.Key) *int64 {
-	var n int64
-	for range world.List(scope, last) {
-		n++
-	}
-	return &n
-}
-
 // continuation is what a continue token holds. Clients treat it as opaque.
 type continuation struct {
 	Revision  uint64 `json:"rv"`
 	Namespace string `json:"ns,omitempty"`
 	Name      string `json:"n"`
+	// Seen is how many objects the pages before have shown.
+	Seen int64 `json:"s,omitempty"`
 	// Newest says that the list goes on at whatever revision is newest.
 	Newest bool `json:"new,omitempty"`
+}
+
+// after is the key that the list goes on after; the zero key is the start.
+func (c continuation) after(scope store.Scope) store.Key {
+	if c.Name == "" {
+		return store.Key{}
+	}
+	return store.Key{Resource: scope.Resource, Namespace: c.Namespace, Name: c.Name}
 }
 
 func encodeContinue(c continuation) string {
@@ -222,30 +222,29 @@ func encodeContinue(c continuation) string {
 	return base64.RawURLEncoding.EncodeToString(data)
 }
 
-func (e *Endpoint) continued(resource string, opts ListOptions) (store.Snapshot, store.Key, error) {
-	if opts.ResourceVersion != "" && opts.ResourceVersion != "0" {
-		return nil, store.Key{}, apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
-	}
+func (e *Endpoint) continued(resource string, opts ListOptions) (store.Snapshot, continuation, error) {
 	var c continuation
+	if opts.ResourceVersion != "" && opts.ResourceVersion != "0" {
+		return nil, c, apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
+	}
 	data, err := base64.RawURLEncoding.DecodeString(opts.Continue)
 	if err == nil {
 		err = json.Unmarshal(data, &c)
 	}
 	if err != nil || c.Name == "" {
-		return nil, store.Key{}, apierrors.NewBadRequest("continue key is not valid: it must be one that a list of this server returned")
+		return nil, c, apierrors.NewBadRequest("continue key is not valid: it must be one that a list of this server returned")
 	}
-	key := store.Key{Namespace: c.Namespace, Name: c.Name}
 	if c.Newest {
-		return e.Store.Snapshot(), key, nil
+		return e.Store.Snapshot(), c, nil
 	}
 	world, err := e.Store.SnapshotAt(c.Revision, resource)
 	if errors.Is(err, store.ErrExpired) {
-		return nil, key, expiredContinue(c)
+		return nil, c, expiredContinue(c)
 	}
 	if err != nil {
-		return nil, key, apierrors.NewBadRequest("continue key is not valid: " + err.Error())
+		return nil, c, apierrors.NewBadRequest("continue key is not valid: " + err.Error())
 	}
-	return world, key, nil
+	return world, c, nil
 }
 
 // expiredContinue offers a token that goes on inconsistently, at the newest
