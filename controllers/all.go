@@ -6,9 +6,11 @@ import (
 	"net/netip"
 
 	"proa/api"
+	"proa/controllers/clusterrole"
 	"proa/controllers/cronjob"
 	"proa/controllers/daemonset"
 	"proa/controllers/deployment"
+	"proa/controllers/disruption"
 	"proa/controllers/endpoints"
 	"proa/controllers/garbage"
 	"proa/controllers/job"
@@ -47,6 +49,8 @@ func All(c Config) []reconcile.Controller {
 		job.Controller(),
 		job.TTL(),
 		cronjob.Controller(),
+		disruption.Controller(registry),
+		clusterrole.Controller(),
 		endpoints.Slices(),
 		endpoints.Legacy(),
 		garbage.Controller(registry),
