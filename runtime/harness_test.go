@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -25,7 +24,12 @@ import (
 
 var shimPath, boxPath string
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
+func TestMain(m *testing.M) {
+	if dir := os.Getenv("PROA_TEST_VICTIM"); dir != "" {
+		victim(dir)
+	}
+	os.Exit(run(m))
+}
 
 // run builds what the containers and the pods run, and checks at the end that
 // nothing is left of them.
@@ -129,9 +133,12 @@ func (im *directoryImages) Release(key string) error {
 }
 
 func (im *directoryImages) Containers() []string {
-	im.mu.Lock()
-	defer im.mu.Unlock()
-	return slices.Collect(maps.Keys(im.use))
+	entries, _ := os.ReadDir(filepath.Join(im.dir, "c"))
+	var keys []string
+	for _, e := range entries {
+		keys = append(keys, e.Name())
+	}
+	return keys
 }
 
 func (im *directoryImages) Usage(string) (int64, int64, error) { return 4096, 1, nil }
