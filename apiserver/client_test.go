@@ -230,7 +230,7 @@ func TestNamespacesAndPods(t *testing.T) {
 	must(t, cs.CoreV1().Namespaces().Delete(ctx, "team", metav1.DeleteOptions{}))
 	ns, err := cs.CoreV1().Namespaces().Get(ctx, "team", metav1.GetOptions{})
 	must(t, err)
-	if ns.DeletionTimestamp == nil {
+	if ns.DeletionTimestamp == nil || ns.Status.Phase != corev1.NamespaceTerminating {
 		t.Fatal("the namespace does not wait for its finalizer")
 	}
 	_, err = cs.CoreV1().ConfigMaps("team").Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "late"}}, metav1.CreateOptions{})

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	rbacv1 "k8s.io/api/rbac/v1"
 
 	"proa/api"
@@ -106,13 +107,16 @@ func (s *Server) Client(u auth.User) client.Client { return newLocal(s.endpoint,
 // Handler serves requests.
 func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.serve) }
 
-// Run creates what every cluster has and keeps the Service default/kubernetes
-// current, until ctx ends.
+// Run creates what every cluster has, keeps the Service default/kubernetes
+// current and removes old Events, until ctx ends.
 func (s *Server) Run(ctx context.Context) error {
 	defer s.stopping.Store(true)
 	if err := s.bootstrap(ctx); err != nil {
 		return err
 	}
 	s.ready.Store(true)
-	return s.keep(ctx)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.keep(ctx) })
+	group.Go(func() error { return s.expireEvents(ctx) })
+	return group.Wait()
 }
