@@ -17,6 +17,8 @@ import (
 	"proa/controllers/loadbalancer"
 	"proa/controllers/namespace"
 	"proa/controllers/node"
+	"proa/controllers/protection"
+	"proa/controllers/quota"
 	"proa/controllers/replicaset"
 	"proa/controllers/serviceaccount"
 	"proa/controllers/statefulset"
@@ -51,6 +53,9 @@ func All(c Config) []reconcile.Controller {
 		cronjob.Controller(),
 		disruption.Controller(registry),
 		clusterrole.Controller(),
+		quota.Controller(registry),
+		protection.Claims(),
+		protection.Volumes(),
 		endpoints.Slices(),
 		endpoints.Legacy(),
 		garbage.Controller(registry),
