@@ -8,10 +8,14 @@ LDFLAGS := -s -w -X proa/cli.Version=$(VERSION)
 # What a kubelet-sized test may take on a slow machine.
 TIMEOUT ?= 20m
 
-.PHONY: help up build demo test check race e2e bench clean deps images fuzz
+# One way of compiling for all but the shim and the race detector, so that what
+# is built once is used again.
+export CGO_ENABLED := 0
+
+.PHONY: help up build demo test check unit race e2e bench clean deps images
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
 
 up: build ## build and run a cluster here; Ctrl-C stops it
 	@bin/proa up
@@ -19,7 +23,7 @@ up: build ## build and run a cluster here; Ctrl-C stops it
 build: deps ## build bin/proa, static and stripped
 	@mkdir -p bin
 	CGO_ENABLED=1 $(GO) build -tags seccomp,netgo,osusergo -ldflags '-s -w -linkmode external -extldflags -static' -o $(SHIM) ./cmd/proa-shim
-	CGO_ENABLED=0 $(GO) build -ldflags '$(LDFLAGS)' -o bin/proa ./cmd/proa
+	$(GO) build -ldflags '$(LDFLAGS)' -o bin/proa ./cmd/proa
 
 deps: ## install what the build and the tests need, if missing
 	@hack/deps.sh
@@ -31,18 +35,28 @@ images: deps ## assemble the example's and the tests' images from Debian package
 demo: build images ## start a cluster, run the example on it, show it answering
 	@hack/demo.sh
 
-test: build images check race e2e ## everything: rules, unit tests with the race detector, end to end
+test: build images check unit race e2e ## everything: rules, unit tests, the race detector, end to end
 
 check: ## format, vet, import order and the other rules of the house
 	@bad=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$bad" ]; then echo "gofmt would change:"; echo "$$bad"; exit 1; fi
-	$(GO) vet ./...
+	$(GO) vet $$($(GO) list ./... | grep -v /proa-shim)
 	$(GO) test ./test/rules
 
-race: ## unit and room tests, with the race detector
-	CGO_ENABLED=1 $(GO) test -race -timeout $(TIMEOUT) $$($(GO) list ./... | grep -v -e /test/e2e -e /test/rules)
+# Rooms whose goroutines share state; each is tested with the race detector
+# alone, all others without.
+RACY := ./store/... ./reconcile/... ./client/... ./scheduler/... ./apiserver/... ./controllers/... ./internal/supervise/...
+
+unit: ## unit and room tests, as root
+	$(GO) test -p 1 -timeout $(TIMEOUT) $$($(GO) list ./... | grep -v -e /test/e2e -e /test/rules -e /proa-shim -e ^proa/store -e ^proa/reconcile -e ^proa/client -e ^proa/scheduler -e ^proa/apiserver -e ^proa/controllers)
+
+race: ## the rooms that share state, with the race detector
+	CGO_ENABLED=1 $(GO) test -race -timeout $(TIMEOUT) $(RACY)
 
 e2e: ## the whole cluster against real containers
 	$(GO) test -count=1 -timeout $(TIMEOUT) ./test/e2e
+
+bench: build images ## the measures in bench/, printed as they are kept there
+	$(GO) run ./bench/cluster
 
 clean: ## remove what was built
 	rm -rf bin runtime/shimbin/proa-shim

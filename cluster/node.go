@@ -66,6 +66,7 @@ func (c *Cluster) openRuntime(_ context.Context, n *node) (err error) {
 	if err != nil {
 		return fmt.Errorf("pod network: %w", err)
 	}
+	c.parts.Go("pod network", n.network.Run)
 	n.runtime, err = runtime.New(runtime.Config{
 		Root: filepath.Join(c.cfg.DataDir, "runtime"), Run: filepath.Join(c.cfg.RunDir, "runtime"),
 		Images: n.images, Network: n.network, CgroupRoot: control.CgroupRoot(c.cfg.DataDir), Log: c.cfg.Log})
@@ -78,7 +79,8 @@ func (c *Cluster) openRuntime(_ context.Context, n *node) (err error) {
 
 func (c *Cluster) startProxy(_ context.Context, n *node) error {
 	n.proxy = proxy.New(proxy.Config{Client: c.Client("system:kube-proxy"), NodeName: c.cfg.NodeName,
-		NodeIPs: c.addresses, ClusterCIDR: c.cfg.PodCIDR, Log: c.cfg.Log})
+		NodeIPs: c.addresses, ClusterCIDR: c.cfg.PodCIDR, ServiceCIDR: c.cfg.ServiceCIDR,
+		OwnServiceIPs: []netip.Addr{c.dnsAddress()}, Log: c.cfg.Log})
 	c.parts.Go("Service proxy", n.proxy.Run)
 	return nil
 }

@@ -192,11 +192,11 @@ func (m *machine) execAndAttach() {
 	m.k("wait", "--for=condition=Ready", "pod/echoer", "--timeout=30s")
 	attach := m.kube("attach", "-i", "echoer")
 	attach.Stdin = strings.NewReader("over and out\n")
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
 	bounded := exec.CommandContext(ctx, attach.Args[0], attach.Args[1:]...)
 	bounded.Env, bounded.Stdin = attach.Env, attach.Stdin
-	_, _ = bounded.CombinedOutput() // it ends when the input does, or by the clock
+	_, _ = bounded.CombinedOutput() // it stays attached when the input ends
 	m.sees("over and out", 10*time.Second, "logs", "echoer")
 }
 
