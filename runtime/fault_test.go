@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -511,5 +512,33 @@ func TestRemoveWhileStarting(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// TestIdle: an idle pod's shim is not woken once.
+func TestIdle(t *testing.T) {
+	w := newWorld(t)
+	pod, _ := w.pod("a")
+	id := w.start(pod, containerConfig("c", "sleep"))
+	w.output(id, "print", "x")
+	s, err := w.findSandbox(pod)
+	must(t, err)
+	switches := func() (all []string) {
+		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", w.sandboxRecord(s).Shim))
+		for _, path := range tasks {
+			data, _ := os.ReadFile(path)
+			for line := range strings.Lines(string(data)) {
+				if strings.Contains(line, "ctxt_switches") {
+					all = append(all, line)
+				}
+			}
+		}
+		return all
+	}
+	time.Sleep(2500 * time.Millisecond) // it gives its memory back after one
+	before := switches()
+	time.Sleep(3 * time.Second)
+	if after := switches(); !slices.Equal(before, after) {
+		t.Errorf("the idle shim ran: %q, %q", before, after)
 	}
 }

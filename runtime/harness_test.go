@@ -22,7 +22,10 @@ import (
 	"proa/network"
 )
 
-var shimPath, boxPath string
+var (
+	shimPath, boxPath string
+	runDirs           []string // of all worlds there were
+)
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv("PROA_TEST_VICTIM"); dir != "" {
@@ -65,22 +68,26 @@ func run(m *testing.M) int {
 	return code
 }
 
-// leftovers lists everything the tests could leave on the machine.
+// leftovers lists everything these tests could leave on the machine; others may
+// be at work beside them.
 func leftovers() (all []string) {
 	mounts, _ := os.ReadFile("/proc/self/mountinfo")
 	for line := range strings.Lines(string(mounts)) {
-		if strings.Contains(line, "/rootfs/") || strings.Contains(line, "/shm ") && !strings.Contains(line, "/dev/shm") {
-			all = append(all, "mount "+strings.TrimSpace(line))
+		f := strings.Fields(line)
+		if len(f) > 4 && slices.ContainsFunc(runDirs, func(dir string) bool { return strings.HasPrefix(f[4], dir) }) {
+			all = append(all, "mount "+f[4])
 		}
 	}
-	procs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	ours := fmt.Sprintf("/proa-test-%d-", os.Getpid())
+	procs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, p := range procs {
-		args, _ := os.ReadFile(p)
-		if text := string(args); strings.Contains(text, shimPath) || strings.HasPrefix(text, "/bin/box") || text == "pause\x00pause\x00" {
-			all = append(all, "process "+p+" "+strings.ReplaceAll(text, "\x00", " "))
+		exe, _ := os.Readlink(p + "/exe")
+		groups, _ := os.ReadFile(p + "/cgroup")
+		if exe == shimPath || strings.Contains(string(groups), ours) {
+			all = append(all, "process "+p+" "+exe)
 		}
 	}
-	groups, _ := filepath.Glob("/sys/fs/cgroup/*/proa-test-*")
+	groups, _ := filepath.Glob("/sys/fs/cgroup/*" + ours + "*")
 	return append(all, groups...)
 }
 
@@ -192,6 +199,7 @@ func newWorld(t testing.TB) *world {
 	w.cfg = Config{Root: filepath.Join(dir, "root"), Run: filepath.Join(dir, "run"), Images: w.images, Network: w.net,
 		CgroupRoot: fmt.Sprintf("proa-test-%d-%d", os.Getpid(), time.Now().UnixNano()), Shim: shimPath,
 		Log: slog.New(slog.NewTextHandler(testWriter{t}, nil))}
+	runDirs = append(runDirs, w.cfg.Run)
 	t.Cleanup(func() {
 		if w.Runtime != nil {
 			w.Runtime.Close(context.Background())
