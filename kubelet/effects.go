@@ -25,7 +25,6 @@ import (
 const (
 	retryFirst  = 500 * time.Millisecond
 	retryLimit  = 2*time.Minute + 2*time.Second
-	drainLimit  = 2 * time.Second
 	pullFirst   = 10 * time.Second
 	pullLimit   = 5 * time.Minute
 	minimumStop = 2 * time.Second // for SIGTERM, when preStop has used the grace period up
@@ -49,7 +48,7 @@ func (w *worker) act(ctx context.Context, a lifecycle.Action) {
 	case lifecycle.ResizeContainer:
 		w.resize(pod, a)
 	case lifecycle.Drain:
-		w.do(&w.st.Drain, func() error { w.drain(ctx, pod); return nil })
+		w.do(&w.st.Drain, func() error { w.drain(ctx, pod, a.Deadline); return nil })
 	case lifecycle.StopSandbox:
 		w.do(&w.st.SandboxStop, func() error { return w.k.cfg.Runtime.StopPodSandbox(ctx, a.ID) })
 	case lifecycle.RemoveContainer, lifecycle.RemoveSandbox:
@@ -185,15 +184,6 @@ func (w *worker) writeHosts(pod *corev1.Pod, ips []string) error {
 		return err
 	}
 	return os.WriteFile(w.hostsFile(), []byte(spec.Hosts(pod, ips, w.k.node, string(machine))), 0o644)
-}
-
-func (w *worker) drain(ctx context.Context, pod *corev1.Pod) {
-	if w.k.cfg.BeforeStop == nil {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, drainLimit)
-	defer cancel()
-	w.k.cfg.BeforeStop(ctx, pod)
 }
 
 // cleanup gives back what the node held for a pod whose processes have ended.

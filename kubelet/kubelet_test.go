@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http/httptest"
 	"net/netip"
 	"os"
@@ -524,6 +525,38 @@ func TestDeletedNodeComesBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	comes()
+}
+
+func TestSettle(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	ours := func() int {
+		var mine strings.Builder // other processes of this machine have connections too
+		text, _ := os.ReadFile("/proc/self/net/tcp")
+		for line := range strings.Lines(string(text)) {
+			if strings.Contains(line, fmt.Sprintf(":%04X ", l.Addr().(*net.TCPAddr).Port)) {
+				mine.WriteString(line)
+			}
+		}
+		return accepted(mine.String())
+	}
+	if n := ours(); n != 0 {
+		t.Errorf("%d connections to a port that nobody uses", n)
+	}
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := ours(); n != 1 {
+		t.Errorf("%d connections, want 1", n)
+	}
+	c.Close()
+	if n := ours(); n != 0 {
+		t.Errorf("%d connections after the client has closed", n)
+	}
 }
 
 func TestDisposableImages(t *testing.T) {

@@ -146,6 +146,27 @@ func (t *Tree) put(file, value string) error {
 	return os.WriteFile(filepath.Join(t.mount, file), []byte(value), 0o644)
 }
 
+// Process is one of the processes in a cgroup or below it, or 0.
+func (t *Tree) Process(path string) int {
+	root := t.mount
+	if !t.unified {
+		root = filepath.Join(t.mount, controllers[0])
+	}
+	pid := 0
+	_ = filepath.WalkDir(filepath.Join(root, path), func(p string, e fs.DirEntry, err error) error {
+		if err != nil || !e.IsDir() {
+			return err
+		}
+		text, err := os.ReadFile(filepath.Join(p, "cgroup.procs"))
+		first, _, _ := strings.Cut(string(text), "\n")
+		if pid, _ = strconv.Atoi(first); pid > 0 {
+			return fs.SkipAll
+		}
+		return err
+	})
+	return pid
+}
+
 // Remove takes a cgroup and those below it away. A process that is just dying
 // holds its cgroup for a moment, so it tries for up to a second.
 func (t *Tree) Remove(path string) error {

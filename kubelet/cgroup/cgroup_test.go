@@ -30,7 +30,7 @@ func TestPodCgroup(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := map[string]string{"cpu/%s/cpu.shares": "512", "cpu/%s/cpu.cfs_quota_us": "50000", "memory/%s/memory.limit_in_bytes": "67108864", "pids/%s/pids.max": "100"}
-	procs := filepath.Join("/sys/fs/cgroup/memory", path, "cgroup.procs")
+	procs := filepath.Join("/sys/fs/cgroup/cpu", path, "cgroup.procs")
 	if tree.Unified() {
 		want = map[string]string{"%s/cpu.max": "50000 100000", "%s/memory.max": "67108864", "%s/pids.max": "100"}
 		procs = filepath.Join("/sys/fs/cgroup", path, "cgroup.procs")
@@ -50,6 +50,9 @@ func TestPodCgroup(t *testing.T) {
 	}
 	if err := os.WriteFile(procs, fmt.Append(nil, cmd.Process.Pid), 0o644); err != nil {
 		t.Error(err)
+	}
+	if got := tree.Process("/" + root); got != cmd.Process.Pid {
+		t.Errorf("process %d, want %d", got, cmd.Process.Pid)
 	}
 	if err := tree.Remove(path); err == nil {
 		t.Error("a cgroup with a process in it was removed")

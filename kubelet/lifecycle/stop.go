@@ -67,7 +67,7 @@ func (d *decider) drained() bool {
 		return true
 	}
 	if d.due(d.Drain) {
-		d.act(Action{Do: Drain})
+		d.act(Action{Do: Drain, Deadline: d.out.Deadline})
 	}
 	return false
 }
