@@ -347,6 +347,14 @@ func (f *fakeCRI) ExecSync(_ context.Context, id string, cmd []string, _ time.Du
 	return []byte(out), nil, err
 }
 
+func (f *fakeCRI) Exec(context.Context, *cri.ExecRequest) (*cri.ExecResponse, error) {
+	return &cri.ExecResponse{Url: "/exec/1"}, nil
+}
+
+func (f *fakeCRI) PortForward(context.Context, *cri.PortForwardRequest) (*cri.PortForwardResponse, error) {
+	return &cri.PortForwardResponse{Url: "/portforward/1"}, nil
+}
+
 // fakeImages is the image side of the same.
 type fakeImages struct {
 	criapi.ImageManagerService

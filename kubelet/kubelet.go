@@ -85,6 +85,7 @@ type Kubelet struct {
 	refs    *references
 	logs    *rotation
 	images  pulls
+	handler http.Handler
 
 	classes sync.Mutex // held while shares is set
 	shares  int64      // of all burstable pods, as last set
@@ -121,6 +122,7 @@ func New(cfg Config) (*Kubelet, error) {
 	k.volumes = &volume.Manager{Root: filepath.Join(cfg.Root, "pods"), Client: cfg.Client, Node: k.node, Sources: sources{cfg.Client}}
 	k.refs = newReferences(cfg.Client, cfg.Log)
 	k.logs = newRotation(k)
+	k.handler = k.routes()
 	return k, nil
 }
 

@@ -23,7 +23,9 @@ import (
 )
 
 // Handler serves the kubelet's API. Who may call it is the caller's to decide.
-func (k *Kubelet) Handler() http.Handler {
+func (k *Kubelet) Handler() http.Handler { return k.handler }
+
+func (k *Kubelet) routes() http.Handler {
 	m := http.NewServeMux()
 	m.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "ok") })
 	m.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", k.handle(k.serveLogs))

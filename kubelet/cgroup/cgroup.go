@@ -109,26 +109,48 @@ func (t *Tree) set2(path string, r *cri.LinuxContainerResources, pids int64) err
 	return nil
 }
 
-// delegate makes the directories on the way and hands the controllers that exist
-// down through each of them.
+// delegate makes the directories on the way and hands the controllers down through
+// each of them.
 func (t *Tree) delegate(path string) error {
 	dir := t.mount
 	for name := range strings.SplitSeq(strings.Trim(path, "/"), "/") {
-		have, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
-		if err != nil {
-			return err
-		}
-		var on []string
-		for _, c := range strings.Fields(string(have)) {
-			if slices.Contains([]string{"cpu", "cpuset", "memory", "pids", "io", "hugetlb"}, c) {
-				on = append(on, "+"+c)
-			}
-		}
-		if err := os.WriteFile(filepath.Join(dir, "cgroup.subtree_control"), []byte(strings.Join(on, " ")), 0o644); err != nil {
+		if err := handDown(dir); err != nil {
 			return err
 		}
 		dir = filepath.Join(dir, name)
 		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// handDown enables what a directory has for those below it. One controller that
+// refuses does not take the others with it, and is an error only if pods are held
+// to it.
+func handDown(dir string) error {
+	have, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(dir, "cgroup.subtree_control")
+	on, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	available, enabled := strings.Fields(string(have)), strings.Fields(string(on))
+	for _, c := range append(controllers[:len(controllers):len(controllers)], "cpuset", "io", "hugetlb") {
+		if slices.Contains(enabled, c) {
+			continue
+		}
+		needed := slices.Contains(controllers, c)
+		if !slices.Contains(available, c) {
+			if needed {
+				return fmt.Errorf("the cgroup controller %q is not available in %s", c, dir)
+			}
+			continue
+		}
+		if err := os.WriteFile(file, []byte("+"+c), 0o644); err != nil && needed {
 			return err
 		}
 	}

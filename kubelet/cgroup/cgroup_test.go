@@ -66,3 +66,27 @@ func TestPodCgroup(t *testing.T) {
 		t.Errorf("pods after removal: %v", got)
 	}
 }
+
+// TestHandDown runs on plain files: what is written last is what the kernel would
+// have been told last.
+func TestHandDown(t *testing.T) {
+	dir := t.TempDir()
+	put := func(name, text string) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("cgroup.controllers", "cpuset cpu io memory hugetlb pids rdma")
+	put("cgroup.subtree_control", "cpu memory pids cpuset io")
+	if err := handDown(dir); err != nil {
+		t.Error(err)
+	}
+	if got, _ := os.ReadFile(filepath.Join(dir, "cgroup.subtree_control")); string(got) != "+hugetlb" {
+		t.Errorf("asked for %q", got)
+	}
+	put("cgroup.controllers", "cpu pids")
+	put("cgroup.subtree_control", "")
+	if err := handDown(dir); err == nil || !strings.Contains(err.Error(), `controller "memory" is not available`) {
+		t.Error(err)
+	}
+}
