@@ -49,6 +49,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer release()
+	if t.mutates() {
+		growStack()
+	}
 	if user, err = s.impersonate(x.r, user); err == nil {
 		err = s.authorize(x.r, user, x.t)
 	}
@@ -58,6 +61,19 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	s.dispatch(x, user)
 }
+
+// growStack makes the request's goroutine room for a write at once, while there
+// is little to move: the merge of managed fields recurses deeply, and growing in
+// steps below it took a fifth of a create's CPU time.
+//
+//go:noinline
+func growStack() {
+	var room [24 << 10]byte
+	touch(&room)
+}
+
+//go:noinline
+func touch(room *[24 << 10]byte) { room[0] = 1 }
 
 func timeoutOf(r *http.Request) time.Duration {
 	if v := r.URL.Query().Get("timeout"); v != "" {
