@@ -216,10 +216,10 @@ func (c *Cluster) url() string {
 
 // advertised is the address at which pods and other machines reach the API.
 func (c *Cluster) advertised() netip.Addr {
-	if a := netip.MustParseAddr(c.cfg.BindAddress); !a.IsUnspecified() {
+	if a := netip.MustParseAddr(c.cfg.BindAddress); !a.IsUnspecified() && !a.IsLoopback() {
 		return a
 	}
-	return c.addresses[0]
+	return c.addresses[0] // a Service's endpoint cannot be a loopback address
 }
 
 // names are the hosts that the API's certificate is good for.

@@ -6,7 +6,11 @@ set -eu
 need=""
 command -v gcc >/dev/null || need="$need gcc"
 command -v pkg-config >/dev/null || need="$need pkg-config"
-pkg-config --exists libseccomp 2>/dev/null && ls /usr/lib/*/libseccomp.a /usr/lib*/libseccomp.a >/dev/null 2>&1 || need="$need libseccomp-dev"
+found=""
+for archive in /usr/lib/libseccomp.a /usr/lib64/libseccomp.a /usr/lib/*/libseccomp.a; do
+  [ -e "$archive" ] && found=yes
+done
+[ -n "$found" ] || need="$need libseccomp-dev"
 [ -z "$need" ] && exit 0
 
 if ! command -v apt-get >/dev/null; then

@@ -41,7 +41,7 @@ var onlyIn = map[string]struct {
 	"proa/store":                             {[]string{"store", "apiserver", "cluster", "test", "bench"}, "the rest reaches state through client"},
 	"proa/cluster":                           {[]string{"cli", "cmd", "test"}, "cluster sees everything, so nothing may lean on it"},
 	"github.com/cockroachdb/pebble":          {[]string{"store/pebble"}, "an engine is behind store.Engine"},
-	"github.com/vishvananda/netlink":         {[]string{"network", "proxy", "cluster", "runtime", "cmd/proa-shim", "internal", "test"}, "links are made in few places"},
+	"github.com/vishvananda/netlink":         {[]string{"network", "proxy", "cluster", "runtime", "cmd/proa-shim", "internal", "test", "bench"}, "links are made in few places"},
 	"github.com/google/go-containerregistry": {[]string{"image", "test/images"}, "images are one room"},
 	"k8s.io/client-go/tools/cache":           {[]string{"test"}, "the world is in memory once; nobody keeps a cache"},
 	"k8s.io/client-go/informers":             {[]string{"test"}, "the world is in memory once; nobody keeps a cache"},
