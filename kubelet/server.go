@@ -113,7 +113,8 @@ func (k *Kubelet) running(r *http.Request) (*cri.ContainerStatus, error) {
 	if c := s.instance(st.ContainerID); c != nil && st.State.Running != nil {
 		return c, nil
 	}
-	return nil, apierrors.NewInternalError(fmt.Errorf("unable to upgrade connection: container not found (%q)", name))
+	return nil, &apierrors.StatusError{ErrStatus: metav1.Status{Status: metav1.StatusFailure, Reason: metav1.StatusReasonInternalError,
+		Code: http.StatusInternalServerError, Message: fmt.Sprintf("container not found (%q)", name)}}
 }
 
 // logged is the ID of the instance whose log is wanted: the current one, or with

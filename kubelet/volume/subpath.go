@@ -122,25 +122,46 @@ func bindSubPath(dir, sub, target string) error {
 	return nil
 }
 
-// openBeneath opens a path below root, making directories that are missing.
+// openBeneath opens a path below root, making directories that are missing. Those
+// get the volume's own mode, so that whoever may use the volume may use them.
 func openBeneath(root int, sub string) (int, error) {
 	how := unix.OpenHow{Flags: unix.O_PATH | unix.O_CLOEXEC, Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_MAGICLINKS}
 	fd, err := unix.Openat2(root, sub, &how)
 	if !errors.Is(err, unix.ENOENT) {
 		return fd, err
 	}
+	var st unix.Stat_t
+	if err := unix.Fstat(root, &st); err != nil {
+		return -1, err
+	}
 	at, err := unix.Openat2(root, ".", &how)
 	for name := range strings.SplitSeq(filepath.Clean(sub), "/") {
 		if err != nil {
 			return -1, err
 		}
-		if err = unix.Mkdirat(at, name, 0o750); err == nil || errors.Is(err, unix.EEXIST) {
+		if err = makeDir(at, name, st.Mode&0o7777); err == nil {
 			fd, err = unix.Openat2(at, name, &how)
 		}
 		unix.Close(at)
 		at = fd
 	}
 	return at, err
+}
+
+// makeDir makes one directory with exactly this mode; one that is there keeps its own.
+func makeDir(at int, name string, mode uint32) error {
+	if err := unix.Mkdirat(at, name, 0o700); err != nil {
+		if errors.Is(err, unix.EEXIST) {
+			return nil
+		}
+		return err
+	}
+	fd, err := unix.Openat(at, name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Fchmod(fd, mode) // the umask does not count
 }
 
 // prepareTarget makes an empty directory or file to mount on, taking off what an

@@ -240,6 +240,9 @@ func TestSubPath(t *testing.T) {
 	if err := os.WriteFile(host+"/x", []byte("1"), 0o644); err != nil || read(t, vol+"/a/b/x") != "1" {
 		t.Error("the mount does not lead into the volume", err)
 	}
+	if info, err := os.Stat(vol + "/a/b"); err != nil || info.Mode().Perm() != 0o777 {
+		t.Errorf("a directory that was made has not the volume's mode: %v %v", info.Mode(), err)
+	}
 	if host, err = mount("a/b/x"); err != nil || read(t, host) != "1" {
 		t.Error("a file as subPath:", err)
 	}
