@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -263,5 +264,34 @@ func TestNodeRestriction(t *testing.T) {
 	p.Labels = map[string]string{"a": "b"}
 	if _, err = h.Client(node).Update(t.Context(), p, ""); !apierrors.IsForbidden(err) {
 		t.Errorf("its own pod's spec: %v", err)
+	}
+}
+
+// TestDefaultClasses: what names no class gets the newest default one, and what
+// may come into use is held from the start.
+func TestDefaultClasses(t *testing.T) {
+	h := start(t)
+	ctx, cs := t.Context(), h.clients(t, runtime.ContentTypeJSON)
+	claim := func(name string) *corev1.PersistentVolumeClaim {
+		made, err := cs.CoreV1().PersistentVolumeClaims("default").Create(ctx, &corev1.PersistentVolumeClaim{
+			ObjectMeta: metav1.ObjectMeta{Name: name},
+			Spec: corev1.PersistentVolumeClaimSpec{
+				AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+				Resources:   corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{"storage": resource.MustParse("1Gi")}},
+			},
+		}, metav1.CreateOptions{})
+		must(t, err)
+		return made
+	}
+	if c := claim("before"); c.Spec.StorageClassName != nil || len(c.Finalizers) != 1 || c.Finalizers[0] != "kubernetes.io/pvc-protection" {
+		t.Errorf("without a default: %v %v", c.Spec.StorageClassName, c.Finalizers)
+	}
+	_, err := cs.StorageV1().StorageClasses().Create(ctx, &storagev1.StorageClass{
+		ObjectMeta:  metav1.ObjectMeta{Name: "fast", Annotations: map[string]string{"storageclass.kubernetes.io/is-default-class": "true"}},
+		Provisioner: "example.com/x",
+	}, metav1.CreateOptions{})
+	must(t, err)
+	if c := claim("after"); ptr.Deref(c.Spec.StorageClassName, "") != "fast" {
+		t.Errorf("with a default: %v", c.Spec.StorageClassName)
 	}
 }

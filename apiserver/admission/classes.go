@@ -2,6 +2,7 @@ package admission
 
 import (
 	"context"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -50,6 +51,25 @@ func defaultIngressClass() Plugin {
 			name := def.GetName()
 			ing.Spec.IngressClassName = &name
 		}
+		return nil
+	}}
+}
+
+// inUse are the finalizers that keep volumes and claims while they are used; the
+// protection controllers take them away.
+var inUse = map[string]string{
+	"persistentvolumeclaims": "kubernetes.io/pvc-protection",
+	"persistentvolumes":      "kubernetes.io/pv-protection",
+}
+
+// storageInUse has new volumes and claims held from their first moment.
+func storageInUse() Plugin {
+	return Plugin{Name: "StorageObjectInUseProtection", Mutate: func(_ context.Context, r *Request) error {
+		f := inUse[r.Resource.Key()]
+		if r.Op != Create || r.Subresource != "" || f == "" || slices.Contains(r.Object.GetFinalizers(), f) {
+			return nil
+		}
+		r.Object.SetFinalizers(append(r.Object.GetFinalizers(), f))
 		return nil
 	}}
 }

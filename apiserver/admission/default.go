@@ -30,6 +30,7 @@ func Default(c Config) Chain {
 		priority(),
 		defaultTolerationSeconds(),
 		defaultStorageClass(),
+		storageInUse(),
 		runtimeClass(),
 		defaultIngressClass(),
 		serviceAllocation(c),
