@@ -3,9 +3,9 @@ package daemonset
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -147,9 +147,10 @@ func TestReplacesFailedPods(t *testing.T) {
 func TestRollingUpdateKeepsItsBounds(t *testing.T) {
 	for _, b := range []struct{ surge, unavailable string }{{"0", "1"}, {"0", "30%"}, {"2", "0"}, {"50%", "0"}} {
 		t.Run(fmt.Sprint(b), func(t *testing.T) {
-			r := rand.New(rand.NewPCG(1, 2))
+			r := simulation.Random(1)
 			const nodes = 7
-			settled, u := false, intstr.Parse(b.unavailable)
+			u := intstr.Parse(b.unavailable)
+			var settled atomic.Bool
 			down := max(scaled(&u, nodes), 0)
 			prepare := func(c *simulation.Cluster) {
 				for i := range nodes {
@@ -158,7 +159,7 @@ func TestRollingUpdateKeepsItsBounds(t *testing.T) {
 				c.Start = func(*corev1.Pod) time.Duration { return time.Duration(r.IntN(5000)) * time.Millisecond }
 				c.Stop = c.Start
 				c.Each = func(v client.View) {
-					if !settled {
+					if !settled.Load() {
 						return
 					}
 					up := map[string]bool{}
@@ -175,7 +176,7 @@ func TestRollingUpdateKeepsItsBounds(t *testing.T) {
 			simulation.Run(t, prepare, func(_ context.Context, c *simulation.Cluster) {
 				create(t, c, daemon(rolling(b.surge, b.unavailable)))
 				time.Sleep(time.Minute)
-				settled = true
+				settled.Store(true)
 				for _, image := range []string{"v2", "v3"} {
 					edit(t, c, func(d *appsv1.DaemonSet) { d.Spec.Template.Spec.Containers[0].Image = image })
 					time.Sleep(10 * time.Second)

@@ -3,9 +3,9 @@ package deployment
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -156,16 +156,16 @@ func TestBoundsHold(t *testing.T) {
 }
 
 func boundsHold(t *testing.T, surge, unavailable string, seed uint64) {
-	r := rand.New(rand.NewPCG(seed, 7))
+	r := simulation.Random(seed)
 	n := int32(1 + r.IntN(12))
 	minReady := int32(r.IntN(2) * 5)
-	var settled bool // from here on availability is promised
+	var settled atomic.Bool // from here on availability is promised
 	prepare := func(c *simulation.Cluster) {
 		c.Start = func(*corev1.Pod) time.Duration { return time.Duration(r.IntN(8000)) * time.Millisecond }
 		c.Stop = c.Start
 		c.Each = func(v client.View) {
 			d := client.Get[appsv1.Deployment](v, "ns", "web")
-			if d == nil || !settled {
+			if d == nil || !settled.Load() {
 				return
 			}
 			up, down := bounds(d, n)
@@ -186,7 +186,7 @@ func boundsHold(t *testing.T, surge, unavailable string, seed uint64) {
 	run(t, prepare, func(ctx context.Context, c *simulation.Cluster) {
 		create(ctx, c, web(n, bound(surge, unavailable), func(d *appsv1.Deployment) { d.Spec.MinReadySeconds = minReady }))
 		time.Sleep(time.Minute)
-		settled = true
+		settled.Store(true)
 		for v := 2; v < 6; v++ {
 			edit(ctx, c, image(fmt.Sprint("v", v)))
 			time.Sleep(time.Duration(r.IntN(20)) * time.Second) // often before it is done

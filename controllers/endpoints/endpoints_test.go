@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -148,12 +149,12 @@ func TestSliceMeta(t *testing.T) {
 
 // world follows a Service over a real loop and counts writes of slices.
 func TestFewChanges(t *testing.T) {
-	writes := 0
+	var writes atomic.Int64
 	prepare := func(c *simulation.Cluster) {
 		c.Nodes = -1
 		c.Fault = func(_ string, obj client.Object, _ string) error {
 			if _, ok := obj.(*discoveryv1.EndpointSlice); ok {
-				writes++
+				writes.Add(1)
 			}
 			return nil
 		}
@@ -166,7 +167,7 @@ func TestFewChanges(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second)
-		check := func(step string, sizes string, most int) {
+		check := func(step string, sizes string, most int64) {
 			t.Helper()
 			time.Sleep(time.Second)
 			var got []int
@@ -174,10 +175,10 @@ func TestFewChanges(t *testing.T) {
 				got = append(got, len(s.Endpoints))
 			}
 			slices.Sort(got)
-			if fmt.Sprint(got) != sizes || writes > most {
-				t.Errorf("%s: slices of %v after %d writes, want %s after at most %d", step, got, writes, sizes, most)
+			if fmt.Sprint(got) != sizes || writes.Load() > most {
+				t.Errorf("%s: slices of %v after %d writes, want %s after at most %d", step, got, writes.Load(), sizes, most)
 			}
-			writes = 0
+			writes.Store(0)
 		}
 		check("at first", "[50 100 100]", 3)
 		c.Inject(pod(7, unready))

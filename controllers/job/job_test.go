@@ -3,10 +3,10 @@ package job
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -151,6 +151,7 @@ func TestFailureBacksOff(t *testing.T) {
 	simulation.Run(t, prepare, func(_ context.Context, c *simulation.Cluster) {
 		create(t, c, newJob(limit(3)))
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		var gaps []string
 		for i := 1; i < len(starts); i++ {
 			gaps = append(gaps, starts[i].Sub(starts[i-1]).Round(time.Second).String())
@@ -234,7 +235,7 @@ func TestTTL(t *testing.T) {
 // TestEveryEndIsCountedOnce deletes pods at any moment, finished or not.
 func TestEveryEndIsCountedOnce(t *testing.T) {
 	for seed := range uint64(5) {
-		r := rand.New(rand.NewPCG(seed, 9))
+		r := simulation.Random(seed)
 		prepare := func(c *simulation.Cluster) {
 			always(corev1.PodSucceeded)(c)
 			c.Start = func(*corev1.Pod) time.Duration { return time.Duration(r.IntN(2000)) * time.Millisecond }

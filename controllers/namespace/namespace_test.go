@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -85,10 +86,11 @@ func TestPodsGoFirstThenTheRestThenTheNamespace(t *testing.T) {
 }
 
 func TestFinalizersAndFailuresAreTold(t *testing.T) {
-	broken := true
+	var broken atomic.Bool
+	broken.Store(true)
 	prepare := func(c *simulation.Cluster) {
 		c.Fault = func(verb string, obj client.Object, _ string) error {
-			if _, ok := obj.(*corev1.ConfigMap); ok && broken && verb == "delete" {
+			if _, ok := obj.(*corev1.ConfigMap); ok && broken.Load() && verb == "delete" {
 				return errors.New("a webhook says no")
 			}
 			return nil
@@ -101,7 +103,7 @@ func TestFinalizersAndFailuresAreTold(t *testing.T) {
 		if got := condition(ns(c), corev1.NamespaceDeletionContentFailure); !strings.HasPrefix(got, "True ContentDeletionFailed a webhook says no") {
 			t.Errorf("failure: %s", got)
 		}
-		broken = false
+		broken.Store(false)
 		time.Sleep(time.Hour)
 		if got := condition(ns(c), corev1.NamespaceFinalizersRemaining); got != "True SomeFinalizersRemain Some content in the namespace has finalizers remaining: test.io/hold in 1 resource instances" {
 			t.Errorf("finalizers: %s", got)

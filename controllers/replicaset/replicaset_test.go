@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -150,10 +150,11 @@ func TestAdoptsAndReleases(t *testing.T) {
 }
 
 func TestQuotaRefusalIsShownAndGoesAway(t *testing.T) {
-	allowed := int32(2)
+	var allowed atomic.Int32
+	allowed.Store(2)
 	quota := func(c *simulation.Cluster) {
 		c.Fault = func(verb string, obj client.Object, _ string) error {
-			if _, ok := obj.(*corev1.Pod); ok && verb == "create" && int32(len(podsOf(c))) >= allowed {
+			if _, ok := obj.(*corev1.Pod); ok && verb == "create" && int32(len(podsOf(c))) >= allowed.Load() {
 				return apierrors.NewForbidden(client.Row[corev1.Pod]().GR(), "x", errors.New("exceeded quota: q"))
 			}
 			return nil
@@ -169,7 +170,7 @@ func TestQuotaRefusalIsShownAndGoesAway(t *testing.T) {
 			t.Fatalf("conditions %+v", s.Conditions)
 		}
 		synctest.Wait()
-		allowed = 5
+		allowed.Store(5)
 		time.Sleep(30 * time.Minute)
 		s = get(c, "web").Status
 		if got := summary(s); got != "5 5 5 5 0 1" || len(s.Conditions) != 0 {
@@ -246,7 +247,7 @@ func TestVictims(t *testing.T) {
 // right whenever things calm down.
 func TestChaos(t *testing.T) {
 	for seed := range uint64(5) {
-		r := rand.New(rand.NewPCG(seed, 1))
+		r := simulation.Random(seed)
 		prepare := func(c *simulation.Cluster) {
 			c.Start = func(*corev1.Pod) time.Duration { return time.Duration(r.IntN(3000)) * time.Millisecond }
 			c.Stop = c.Start

@@ -3,9 +3,9 @@ package statefulset
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -174,8 +174,8 @@ func TestRollingUpdateGoesDownToThePartition(t *testing.T) {
 
 func TestNeverTwoOfOneNameAndUnavailabilityIsBounded(t *testing.T) {
 	for _, most := range []int32{1, 3} {
-		r := rand.New(rand.NewPCG(3, uint64(most)))
-		settled := false
+		r := simulation.Random(uint64(most))
+		var settled atomic.Bool
 		prepare := func(c *simulation.Cluster) {
 			c.Start = func(*corev1.Pod) time.Duration { return time.Duration(r.IntN(5000)) * time.Millisecond }
 			c.Stop = c.Start
@@ -186,7 +186,7 @@ func TestNeverTwoOfOneNameAndUnavailabilityIsBounded(t *testing.T) {
 						ready++
 					}
 				}
-				if settled && ready < 6-int(most) {
+				if settled.Load() && ready < 6-int(most) {
 					t.Errorf("%d ready, want at least %d", ready, 6-most)
 				}
 			}
@@ -198,7 +198,7 @@ func TestNeverTwoOfOneNameAndUnavailabilityIsBounded(t *testing.T) {
 					RollingUpdate: &appsv1.RollingUpdateStatefulSetStrategy{MaxUnavailable: &n}}
 			}))
 			time.Sleep(time.Minute)
-			settled = true
+			settled.Store(true)
 			for _, v := range []string{"v2", "v3"} {
 				edit(t, c, image(v))
 				time.Sleep(15 * time.Second)
