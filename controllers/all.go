@@ -58,6 +58,7 @@ func All(c Config) []reconcile.Controller {
 		protection.Volumes(),
 		endpoints.Slices(),
 		endpoints.Legacy(),
+		endpoints.Mirror(),
 		garbage.Controller(registry),
 		namespace.Controller(registry),
 		serviceaccount.Controller(),
