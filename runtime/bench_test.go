@@ -5,6 +5,7 @@ import (
 	"os"
 	"sort"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -134,5 +135,45 @@ func report(b *testing.B, times []time.Duration) {
 	b.ReportMetric(at(0), "min-ms")
 	b.ReportMetric(at(50), "p50-ms")
 	b.ReportMetric(at(90), "p90-ms")
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkPodsAtOnce makes 40 pods of one container, 20 at a time.
+func BenchmarkPodsAtOnce(b *testing.B) {
+	w := newWorld(b)
+	const pods, width = 40, 20
+	n := 0
+	var took time.Duration
+	for ; b.Loop(); n++ {
+		begin := time.Now()
+		var wg sync.WaitGroup
+		slots := make(chan bool, width)
+		for i := range pods {
+			slots <- true
+			wg.Go(func() {
+				defer func() { <-slots }()
+				pod, err := w.RunPodSandbox(ctx, w.podConfig(fmt.Sprintf("n%d-%d", n, i)), "")
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				id, err := w.CreateContainer(ctx, pod, containerConfig("c", "sleep"), nil)
+				if err == nil {
+					err = w.StartContainer(ctx, id)
+				}
+				if err != nil {
+					b.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		took += time.Since(begin)
+		b.StopTimer()
+		for _, s := range w.snapshotSandboxes() {
+			must(b, w.RemovePodSandbox(ctx, s.id))
+		}
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(n*pods)/took.Seconds(), "pods/s")
 	b.ReportMetric(0, "ns/op")
 }

@@ -5,6 +5,7 @@ package shim
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -71,12 +72,14 @@ func mountRootfs(r wire.Rootfs) error {
 	if err := os.MkdirAll(r.Path, 0o700); err != nil {
 		return err
 	}
-	opts := "lowerdir=" + escapedJoin(r.Lower) + ",upperdir=" + escape(r.Upper) + ",workdir=" + escape(r.Work)
-	var err error
-	if len(opts) < os.Getpagesize() {
-		err = unix.Mount("overlay", r.Path, "overlay", 0, opts)
-	} else {
-		err = mountLayers(r)
+	// What a volatile mount leaves behind forbids another on the same directories,
+	// which may have been begun and not finished before.
+	if err := os.RemoveAll(filepath.Join(r.Work, "work", "incompat")); err != nil {
+		return err
+	}
+	err := mountOverlay(r, true)
+	if err == unix.EINVAL { // before Linux 5.10
+		err = mountOverlay(r, false)
 	}
 	if err != nil {
 		_ = os.Remove(r.Path)
@@ -85,9 +88,23 @@ func mountRootfs(r wire.Rootfs) error {
 	return nil
 }
 
+// mountOverlay mounts, volatile if asked: without it, each end of a container
+// would write back the node's whole file system, and wait. A container's layer
+// is never used again after a power cut, so there is nothing to keep safe.
+func mountOverlay(r wire.Rootfs, volatile bool) error {
+	opts := "lowerdir=" + escapedJoin(r.Lower) + ",upperdir=" + escape(r.Upper) + ",workdir=" + escape(r.Work)
+	if volatile {
+		opts += ",volatile"
+	}
+	if len(opts) < os.Getpagesize() {
+		return unix.Mount("overlay", r.Path, "overlay", 0, opts)
+	}
+	return mountLayers(r, volatile)
+}
+
 // mountLayers mounts more layers than fit into mount(2)'s one page of options,
 // by fsconfig(2) (Linux 6.5).
-func mountLayers(r wire.Rootfs) error {
+func mountLayers(r wire.Rootfs, volatile bool) error {
 	fs, err := unix.Fsopen("overlay", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return err
@@ -101,6 +118,11 @@ func mountLayers(r wire.Rootfs) error {
 	for key, dir := range map[string]string{"upperdir": r.Upper, "workdir": r.Work} {
 		if err := unix.FsconfigSetString(fs, key, dir); err != nil {
 			return fmt.Errorf("%s %s: %w", key, dir, err)
+		}
+	}
+	if volatile {
+		if err := unix.FsconfigSetFlag(fs, "volatile"); err != nil {
+			return err
 		}
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
