@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
+	"slices"
 	"strings"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -95,14 +97,21 @@ func (l *local) Watch(_ context.Context, scopes ...client.Scope) (client.View, c
 		wanted = append(wanted, store.Scope{Resource: key, Namespace: s.Namespace, Name: s.Name})
 	}
 	snap, w := l.e.Store.SnapshotAndWatch(wanted...)
-	return view{snap}, &localStream{w: w, filters: filters, store: l.e.Store}, nil
+	s := &localStream{w: w, filters: filters, scopes: wanted, resources: slices.Collect(maps.Keys(filters)), store: l.e.Store}
+	s.last = snap.Only(s.resources...)
+	return view{snap}, s, nil
 }
 
 // localStream is a store's watcher as client.Stream.
 type localStream struct {
-	w       store.Watcher
-	store   store.Interface
-	filters map[string][]client.Scope
+	w         store.Watcher
+	store     store.Interface
+	scopes    []store.Scope
+	resources []string
+	filters   map[string][]client.Scope
+	// last is a world that the consumer has seen all events up to. It costs
+	// nothing while its resources do not change.
+	last store.Snapshot
 }
 
 func (s *localStream) Close() { s.w.Close() }
@@ -110,13 +119,19 @@ func (s *localStream) Close() { s.w.Close() }
 // Next returns a view that is at least as new as the events.
 func (s *localStream) Next(ctx context.Context) ([]client.Event, client.View, error) {
 	for {
-		events, _, err := s.w.Next(ctx)
+		events, rev, err := s.w.Next(ctx)
 		if errors.Is(err, store.ErrExpired) {
-			out, v := s.again()
-			return out, v, nil
+			if out, v := s.again(); len(out) > 0 {
+				return out, v, nil
+			}
+			continue
 		}
 		if err != nil {
 			return nil, nil, err
+		}
+		now := s.store.Snapshot()
+		if now.Revision() == rev {
+			s.last = now.Only(s.resources...)
 		}
 		out := make([]client.Event, 0, len(events))
 		for _, ev := range events {
@@ -125,7 +140,7 @@ func (s *localStream) Next(ctx context.Context) ([]client.Event, client.View, er
 			}
 		}
 		if len(out) > 0 {
-			return out, view{s.store.Snapshot()}, nil
+			return out, view{now}, nil
 		}
 	}
 }
@@ -169,28 +184,37 @@ func shows(f client.Scope, key store.Key, obj client.Object) bool {
 	return obj != nil && scope.Covers(key) && endpoint.FieldEquals(f.Resource, f.FieldSelector, obj)
 }
 
-// again begins anew after the stream fell behind the kept history: everything
-// that is there now is reported as new. Consumers are level-triggered; what was
-// deleted meanwhile is missing from the view.
+// again begins anew after the stream fell behind the kept history: the events are
+// the differences between what the consumer saw last and now.
 func (s *localStream) again() ([]client.Event, client.View) {
 	s.w.Close()
-	var scopes []store.Scope
-	for key, fs := range s.filters {
-		for _, f := range fs {
-			scopes = append(scopes, store.Scope{Resource: key, Namespace: f.Namespace, Name: f.Name})
+	now, w := s.store.SnapshotAndWatch(s.scopes...)
+	was := s.last
+	s.w, s.last = w, now.Only(s.resources...)
+	var out []client.Event
+	add := func(ev store.Event) {
+		if e, ok := s.event(ev); ok {
+			out = append(out, e)
 		}
 	}
-	snap, w := s.store.SnapshotAndWatch(scopes...)
-	s.w = w
-	var out []client.Event
-	for _, sc := range scopes {
-		for rec := range snap.List(sc, store.Key{}) {
-			if e, ok := s.event(store.Event{Type: store.Added, Revision: rec.Revision(), Record: rec}); ok {
-				out = append(out, e)
+	for _, r := range s.resources {
+		whole := store.Scope{Resource: r}
+		for rec := range now.List(whole, store.Key{}) {
+			old := was.Get(rec.Key())
+			switch {
+			case old == nil:
+				add(store.Event{Type: store.Added, Revision: rec.Revision(), Record: rec})
+			case old.Revision() != rec.Revision():
+				add(store.Event{Type: store.Modified, Revision: rec.Revision(), Record: rec, Prev: old})
+			}
+		}
+		for rec := range was.List(whole, store.Key{}) {
+			if now.Get(rec.Key()) == nil {
+				add(store.Event{Type: store.Deleted, Revision: now.Revision(), Record: rec, Prev: rec})
 			}
 		}
 	}
-	return out, view{snap}
+	return out, view{now}
 }
 
 func (l *local) request(r *api.Resource, key client.Key, subresource string) endpoint.Request {

@@ -149,3 +149,41 @@ func TestStreamInProcess(t *testing.T) {
 		t.Fatalf("a pod that goes: %+v", events)
 	}
 }
+
+// TestStreamThatFellBehind: a component that was away while the history went on
+// gets the differences, deletions too.
+func TestStreamThatFellBehind(t *testing.T) {
+	h := startStore(t, store.Config{HistoryEvents: 4})
+	h.fill(t, 3)
+	ctx, c := t.Context(), h.Client(auth.System("test"))
+	row := h.row("configmaps")
+	_, stream, err := c.Watch(ctx, client.Scope{Resource: row, Namespace: "default"})
+	must(t, err)
+	defer stream.Close()
+	must(t, c.Delete(ctx, row, client.Key{Namespace: "default", Name: "filled-00001"}, metav1.DeleteOptions{}))
+	for i := range 20 {
+		_, err := c.Patch(ctx, row, client.Key{Namespace: "default", Name: "filled-00002"}, "", client.Patch{
+			Type: "application/merge-patch+json", Data: fmt.Appendf(nil, `{"data":{"n":"%d"}}`, i),
+		})
+		must(t, err)
+	}
+	_, err = c.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: "late"}})
+	must(t, err)
+	events, _, err := stream.Next(ctx)
+	must(t, err)
+	got := map[string]string{}
+	for _, e := range events {
+		switch {
+		case e.Old == nil:
+			got[e.New.GetName()] = "added"
+		case e.New == nil:
+			got[e.Old.GetName()] = "deleted"
+		default:
+			got[e.New.GetName()] = "modified"
+		}
+	}
+	want := map[string]string{"filled-00001": "deleted", "filled-00002": "modified", "late": "added"}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}

@@ -144,6 +144,8 @@ type Snapshot interface {
 	// Index yields the records that row.Indexes[index] files under value, in
 	// key order.
 	Index(resource, index, value string) iter.Seq[*Record]
+	// Only shows the named resources and keeps nothing else in memory.
+	Only(resources ...string) Snapshot
 }
 
 // Watcher yields the events of its scopes in revision order.

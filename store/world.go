@@ -60,6 +60,14 @@ func (v *view) Index(resource, index, value string) iter.Seq[*Record] {
 	return nothing
 }
 
+func (v *view) Only(resources ...string) Snapshot {
+	kept := make(map[string]*tree, len(resources))
+	for _, r := range resources {
+		kept[r] = v.tree(r)
+	}
+	return &view{revision: v.revision, tree: func(resource string) *tree { return kept[resource] }}
+}
+
 func nothing(func(*Record) bool) {}
 
 // stage is the next world while it is made: forks of the trees that the batch
