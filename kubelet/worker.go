@@ -71,7 +71,7 @@ func (k *Kubelet) start(ctx context.Context, pod *corev1.Pod, o *observation) *w
 	if o == nil {
 		w.st.Stop = k.admit(pod)
 	}
-	w.see(cmpObservation(o))
+	w.see(orEmpty(o))
 	w.publish(&pod.Status)
 	k.mu.Lock()
 	k.workers[pod.UID] = w
@@ -81,7 +81,7 @@ func (k *Kubelet) start(ctx context.Context, pod *corev1.Pod, o *observation) *w
 	return w
 }
 
-func cmpObservation(o *observation) *observation {
+func orEmpty(o *observation) *observation {
 	if o == nil {
 		return &observation{}
 	}

@@ -7,7 +7,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // phase follows the Pod lifecycle page. A terminal phase stays, and is not
@@ -170,6 +169,3 @@ func setCondition(list []corev1.PodCondition, c corev1.PodCondition, now metav1.
 	list[i] = c
 	return list
 }
-
-// Running tells whether any instance of the list runs.
-func Running(list []*cri.ContainerStatus) bool { return slices.ContainsFunc(list, running) }

@@ -399,7 +399,7 @@ func count(s corev1.ContainerState) (n int) {
 // TestSimulation lets many pods live through chance, then asks that each comes to
 // rest: it runs while nothing happens to it, and leaves when it is deleted.
 func TestSimulation(t *testing.T) {
-	seeds := 250
+	seeds := 120
 	if testing.Short() {
 		seeds = 60
 	}
