@@ -22,7 +22,7 @@ up: build ## build and run a cluster here; Ctrl-C stops it
 
 build: deps ## build bin/proa, static and stripped
 	@mkdir -p bin
-	CGO_ENABLED=1 $(GO) build -tags seccomp,netgo,osusergo -ldflags '-s -w -linkmode external -extldflags -static' -o $(SHIM) ./cmd/proa-shim
+	CGO_ENABLED=1 $(GO) build -tags seccomp,netgo,osusergo,runc_nocriu -ldflags '-s -w -linkmode external -extldflags -static' -o $(SHIM) ./cmd/proa-shim
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/proa ./cmd/proa
 
 deps: ## install what the build and the tests need, if missing

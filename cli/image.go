@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"archive/tar"
 	"errors"
 	"fmt"
 	"io"
@@ -56,7 +57,7 @@ func imageImport() *cobra.Command {
 	var w where
 	var name, out string
 	cmd := &cobra.Command{
-		Use: "import FILE…", Short: "Import OCI layouts and docker archives, plain or compressed; - is standard input",
+		Use: "import FILE…", Short: "Import OCI layouts (directories or archives) and docker archives, plain or compressed; - is standard input",
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, files []string) error {
 			return withImages(w, func(images control.Images) error {
@@ -85,19 +86,34 @@ func imageImport() *cobra.Command {
 }
 
 func importFile(cmd *cobra.Command, images control.Images, file, name string) ([]image.Image, error) {
-	var r io.Reader = cmd.InOrStdin()
-	if file != "-" {
-		f, err := os.Open(file)
-		if err != nil {
-			return nil, errors.Unwrap(err)
-		}
-		defer f.Close()
-		if s, err := f.Stat(); err == nil && s.IsDir() {
-			return nil, errors.New("is a directory: import a layout as an archive, for example with tar -C " + file + " -c . | proa image import -")
-		}
-		r = f
+	if file == "-" {
+		return images.Import(cmd.InOrStdin(), name, func(image.Progress) {})
 	}
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, errors.Unwrap(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.IsDir() {
+		return images.Import(f, name, func(image.Progress) {})
+	}
+	r := packed(file)
+	defer r.Close()
 	return images.Import(r, name, func(image.Progress) {})
+}
+
+// packed is a directory, which must be an OCI layout, as the archive of it.
+func packed(dir string) io.ReadCloser {
+	r, w := io.Pipe()
+	go func() {
+		t := tar.NewWriter(w)
+		w.CloseWithError(errors.Join(t.AddFS(os.DirFS(dir)), t.Close()))
+	}()
+	return r
 }
 
 func imageList() *cobra.Command {

@@ -104,6 +104,8 @@ func TestBadMachine(t *testing.T) {
 	m.complains("say --yes", "reset", "--data-dir", m.data)
 	m.complains("was not made by proa", "reset", "--yes", "--data-dir", "/etc", "--run-dir", other+"-run")
 
+	t.Run("two side by side", func(t *testing.T) { m := m.in(t); m.sideBySide(other) })
+	t.Run("layouts", func(t *testing.T) { m := m.in(t); m.importsLayouts() })
 	t.Run("archives", func(t *testing.T) { m := m.in(t); m.badArchives() })
 	t.Run("no privilege", func(t *testing.T) {
 		m := m.in(t)
@@ -117,6 +119,51 @@ func TestBadMachine(t *testing.T) {
 		_ = os.RemoveAll("/tmp/nobody-run")
 	})
 	t.Run("a corrupt record", func(t *testing.T) { m := m.in(t); m.corruptRecord() })
+}
+
+// sideBySide runs a second control plane; commands then need to be told which.
+func (m *machine) sideBySide(dir string) {
+	m.t.Helper()
+	second := &machine{&instance{data: dir, run: dir + "-run", home: m.home}, m.t}
+	second.start("--no-node", "--api-port", "7443")
+	defer second.reset()
+	second.k("create", "namespace", "second")
+	if got := m.k("get", "namespaces", "-o", "name"); strings.Contains(got, "second") {
+		m.t.Errorf("the first cluster shows the second's: %s", got)
+	}
+	m.complains("2 clusters run here", "down")
+	second.proa("down", "--data-dir", dir)
+}
+
+// importsLayouts brings an image as a directory, as a compressed archive and
+// from standard input.
+func (m *machine) importsLayouts() {
+	m.t.Helper()
+	dir := m.t.TempDir()
+	archive := filepath.Join(images, "busybox.tar")
+	m.output(exec.Command("tar", "-C", dir, "-xf", archive))
+	gz := filepath.Join(m.t.TempDir(), "busybox.tar.gz")
+	m.output(exec.Command("sh", "-c", "gzip -c "+archive+" > "+gz))
+	piped := m.command("image", "import", "--data-dir", m.data, "-")
+	f, err := os.Open(archive)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer f.Close()
+	piped.Stdin = f
+	for how, out := range map[string]string{
+		"directory": m.proa("image", "import", "--data-dir", m.data, dir),
+		"gzip":      m.proa("image", "import", "--data-dir", m.data, gz),
+		"input":     m.output(piped),
+	} {
+		if !strings.Contains(out, "docker.io/library/busybox:latest") {
+			m.t.Errorf("%s: %s", how, out)
+		}
+	}
+	m.proa("image", "rm", "--data-dir", m.data, "busybox")
+	if out := m.proa("image", "ls", "--data-dir", m.data); strings.Contains(out, "busybox") {
+		m.t.Errorf("removed, but listed: %s", out)
+	}
 }
 
 func (m *machine) badArchives() {
@@ -200,7 +247,7 @@ func TestFullDisk(t *testing.T) {
 		said = string(out)
 		return said, err != nil
 	})
-	if !strings.Contains(said, "disk is full") {
+	if !strings.Contains(said, "is full: writes are refused until space is freed") {
 		t.Errorf("refused with %q", said)
 	}
 	m.k("delete", "configmap", "before")
