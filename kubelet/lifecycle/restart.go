@@ -63,7 +63,8 @@ func byRule(rules []corev1.ContainerRestartRule, exit int32) (restart, ok bool) 
 		}
 		in := slices.Contains(r.ExitCodes.Values, exit)
 		if in == (r.ExitCodes.Operator == corev1.ContainerRestartRuleOnExitCodesOpIn) {
-			return r.Action == corev1.ContainerRestartRuleActionRestart, true
+			// RestartAllContainers restarts at least the one that asks for it.
+			return r.Action == corev1.ContainerRestartRuleActionRestart || r.Action == corev1.ContainerRestartRuleActionRestartAllContainers, true
 		}
 	}
 	return false, false
