@@ -274,6 +274,15 @@ func (r *Resource) complete() {
 	}
 }
 
+// orphan files an object that nobody controls under its namespace, for
+// controllers that adopt what their selectors match.
+func orphan[P Object](obj P) []string {
+	if metav1.GetControllerOfNoCopy(obj) != nil {
+		return nil
+	}
+	return []string{obj.GetNamespace()}
+}
+
 func ownerUIDs(obj Object) []string {
 	refs := obj.GetOwnerReferences()
 	if len(refs) == 0 {

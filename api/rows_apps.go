@@ -181,8 +181,9 @@ func replicaSetRow() *Resource {
 	spec, status := appsv1.ReplicaSetSpec{}.SwaggerDoc(), appsv1.ReplicaSetStatus{}.SwaggerDoc()
 	return kind[*appsv1.ReplicaSet]{
 		GroupVersion: appsv1.SchemeGroupVersion, Plural: "replicasets", Short: []string{"rs"}, Categories: []string{"all"}, Namespaced: true,
-		List:   &appsv1.ReplicaSetList{},
-		Status: true, Generation: true,
+		Indexes: map[string]func(*appsv1.ReplicaSet) []string{"orphan": orphan[*appsv1.ReplicaSet]},
+		List:    &appsv1.ReplicaSetList{},
+		Status:  true, Generation: true,
 		Default: func(r *appsv1.ReplicaSet) {
 			DefaultPodSpec(&r.Spec.Template.Spec)
 			unset(&r.Spec.Replicas, 1)
@@ -237,6 +238,7 @@ func validateReplicaSetStatus(s *appsv1.ReplicaSetStatus) field.ErrorList {
 func controllerRevisionRow() *Resource {
 	return kind[*appsv1.ControllerRevision]{
 		GroupVersion: appsv1.SchemeGroupVersion, Plural: "controllerrevisions", Namespaced: true,
+		Indexes:  map[string]func(*appsv1.ControllerRevision) []string{"orphan": orphan[*appsv1.ControllerRevision]},
 		List:     &appsv1.ControllerRevisionList{},
 		Validate: validateControllerRevision,
 		ValidateUpdate: func(r, old *appsv1.ControllerRevision) field.ErrorList {

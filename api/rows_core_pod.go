@@ -54,6 +54,7 @@ func podRow() *Resource {
 		Fields: podFields,
 		Indexes: map[string]func(*corev1.Pod) []string{
 			"nodeName": func(p *corev1.Pod) []string { return []string{p.Spec.NodeName} },
+			"orphan":   orphan[*corev1.Pod],
 		},
 	}.row()
 }

@@ -12,7 +12,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"proa/client"
@@ -22,14 +21,24 @@ import (
 // candidates are the pods of a Service that have an address and have not run to
 // their end, those that are being deleted included, ordered by name.
 func candidates(v client.View, svc *corev1.Service) []*corev1.Pod {
-	sel := labels.SelectorFromSet(svc.Spec.Selector)
 	var out []*corev1.Pod
 	for p := range client.List[corev1.Pod](v, svc.Namespace) {
-		if sel.Matches(labels.Set(p.Labels)) && !pods.Finished(p) && p.Status.PodIP != "" {
+		if selected(svc, p) && !pods.Finished(p) && p.Status.PodIP != "" {
 			out = append(out, p)
 		}
 	}
 	return out
+}
+
+// selected compares by hand: it is asked for every pod of a namespace at every
+// change of one.
+func selected(svc *corev1.Service, p *corev1.Pod) bool {
+	for k, v := range svc.Spec.Selector {
+		if have, ok := p.Labels[k]; !ok || have != v {
+			return false
+		}
+	}
+	return svc.Spec.Selector != nil
 }
 
 // portsOf are the Service's ports as this pod serves them. A port that is named
@@ -143,11 +152,7 @@ func servicesOf(v client.View, e client.Event) []client.Key {
 	}
 	var keys []client.Key
 	for svc := range client.List[corev1.Service](v, e.Object().GetNamespace()) {
-		sel := labels.SelectorFromSet(svc.Spec.Selector)
-		if svc.Spec.Selector == nil {
-			continue
-		}
-		if was != nil && sel.Matches(labels.Set(was.Labels)) || is != nil && sel.Matches(labels.Set(is.Labels)) {
+		if was != nil && selected(svc, was) || is != nil && selected(svc, is) {
 			keys = append(keys, client.KeyOf(svc))
 		}
 	}

@@ -39,9 +39,14 @@ func Of[P client.Object](v client.View, row *api.Resource, owner client.Object) 
 	return out
 }
 
-// orphans yields the objects of a namespace that nobody controls.
+// orphans yields the objects of a namespace that nobody controls. Kinds of which
+// there are many have an index of them.
 func orphans(v client.View, row *api.Resource, namespace string) iter.Seq[client.Object] {
 	return func(yield func(client.Object) bool) {
+		if row.Indexes["orphan"] != nil {
+			v.Index(row, "orphan", namespace)(yield)
+			return
+		}
 		for obj := range v.List(row, namespace) {
 			if metav1.GetControllerOfNoCopy(obj) == nil && !yield(obj) {
 				return
