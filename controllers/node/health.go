@@ -93,7 +93,7 @@ func (h *heard) onNode(v client.View, e client.Event) []client.Key {
 	is, _ := e.New.(*corev1.Node)
 	if is == nil {
 		h.forget(was.Name)
-	} else if was == nil || heartbeat(was) != heartbeat(is) {
+	} else if was == nil || heartbeat(was) != heartbeat(is) || speaks(is) && !speaks(was) {
 		h.note(is.Name)
 	}
 	if readiness(was) == readiness(is) {
@@ -105,6 +105,10 @@ func (h *heard) onNode(v client.View, e client.Event) []client.Key {
 	}
 	return keys
 }
+
+// speaks tells whether what a node last said of itself still stands: only this
+// controller sets Unknown.
+func speaks(n *corev1.Node) bool { return readiness(n) != corev1.ConditionUnknown }
 
 // heartbeat is the newest time that the kubelet says of itself.
 func heartbeat(n *corev1.Node) (newest int64) {
