@@ -64,7 +64,7 @@ func (c *Cluster) startAPI(context.Context) error {
 		Store: c.store, Registry: api.Builtin(), Tokens: tokens,
 		Authenticator: auth.Authenticators{auth.ClientCertificates{Roots: c.authority.Roots}, auth.BearerTokens{Issuer: tokens}},
 		Authorizer:    auth.Authorizers{auth.Masters{}, rbac.Authorizer{View: view}},
-		ServiceCIDR:   c.cfg.ServiceCIDR, NodePorts: [2]int{30000, 32767}, ClusterDomain: c.cfg.ClusterDomain,
+		ServiceCIDR:   c.cfg.ServiceCIDR, NodePorts: [2]int{30000, 32767}, ClusterDomain: c.cfg.ClusterDomain, TaintNodes: true,
 		ExternalHost: net.JoinHostPort(c.advertised().String(), strconv.Itoa(c.cfg.APIPort)),
 		OpenAPI:      openapi.New(api.Builtin()), Node: c.nodeHandler, Bootstrap: append(rbac.Bootstrap(), c.dnsService()...), Log: c.cfg.Log,
 	})
