@@ -7,6 +7,7 @@ SHIM    := runtime/shimbin/proa-shim
 LDFLAGS := -s -w -X proa/cli.Version=$(VERSION)
 # What a kubelet-sized test may take on a slow machine.
 TIMEOUT ?= 20m
+IMAGES  := $(GO) run ./test/images -o bin/images flask-app busybox
 
 # One way of compiling for all but the shim and the race detector, so that what
 # is built once is used again.
@@ -30,7 +31,7 @@ deps: ## install what the build and the tests need, if missing
 
 images: deps ## assemble the example's and the tests' images from Debian packages
 	@mkdir -p bin/images
-	$(GO) run ./test/images -o bin/images flask-app busybox
+	$(IMAGES) || { apt-get update -qq && $(IMAGES); } # apt may know the packages of last year, or none
 
 demo: build images ## start a cluster, run the example on it, show it answering
 	@hack/demo.sh
