@@ -29,24 +29,25 @@ func (l *loop) assign(ctx context.Context, e *entry, d decision) {
 		claims, _ = v.plan(d.node.obj)
 	}
 	changed := l.volumes
+	binding := &corev1.Binding{ // made here, because the loop goes on changing p
+		ObjectMeta: metav1.ObjectMeta{Namespace: p.key.Namespace, Name: p.key.Name, UID: p.pod.UID},
+		Target:     corev1.ObjectReference{Kind: "Node", Name: p.node},
+	}
 	l.write(func() func(time.Time) {
-		err := l.bind(ctx, p, claims, changed)
+		err := l.bind(ctx, binding, claims, changed)
 		return func(now time.Time) { l.bound(ctx, e, p, err, now) }
 	})
 	l.changed.pods = true
 }
 
 // bind settles the pod's claims and then the pod.
-func (l *loop) bind(ctx context.Context, p *podInfo, claims []claimPlan, changed chan struct{}) error {
+func (l *loop) bind(ctx context.Context, binding *corev1.Binding, claims []claimPlan, changed chan struct{}) error {
 	if len(claims) > 0 {
-		if err := l.bindClaims(ctx, p, claims, changed); err != nil {
+		if err := l.bindClaims(ctx, binding.Target.Name, claims, changed); err != nil {
 			return err
 		}
 	}
-	_, err := l.cfg.Client.Post(ctx, l.pods, p.key, "binding", &corev1.Binding{
-		ObjectMeta: metav1.ObjectMeta{Namespace: p.key.Namespace, Name: p.key.Name, UID: p.pod.UID},
-		Target:     corev1.ObjectReference{Kind: "Node", Name: p.node},
-	})
+	_, err := l.cfg.Client.Post(ctx, l.pods, client.KeyOf(binding), "binding", binding)
 	return err
 }
 
@@ -77,9 +78,9 @@ func (l *loop) bound(ctx context.Context, e *entry, p *podInfo, err error, now t
 
 // bindClaims gives each claim its volume, or says for which node to make one,
 // and waits until all are bound.
-func (l *loop) bindClaims(ctx context.Context, p *podInfo, claims []claimPlan, changed chan struct{}) error {
+func (l *loop) bindClaims(ctx context.Context, node string, claims []claimPlan, changed chan struct{}) error {
 	for _, c := range claims {
-		if err := l.settleClaim(ctx, p.node, c); err != nil {
+		if err := l.settleClaim(ctx, node, c); err != nil {
 			return err
 		}
 	}

@@ -98,8 +98,9 @@ func (l *loop) makeRoom(ctx context.Context, p *podInfo, room candidate, c *chan
 		if victim.pod.DeletionTimestamp != nil {
 			continue // on its way already
 		}
+		pod, by := victim.pod, p.pod.UID // as they are now: the loop goes on
 		l.write(func() func(time.Time) {
-			l.evict(ctx, p, victim, room.node.name)
+			l.evict(ctx, pod, by, room.node.name)
 			return func(time.Time) {}
 		})
 	}
@@ -116,21 +117,21 @@ func (l *loop) clearNomination(ctx context.Context, p *podInfo) {
 }
 
 // evict says in the victim's status why it goes, and deletes it.
-func (l *loop) evict(ctx context.Context, p, victim *podInfo, node string) {
+func (l *loop) evict(ctx context.Context, victim *corev1.Pod, by types.UID, node string) {
 	var patch statusPatch
-	patch.Metadata.UID = victim.pod.UID
+	patch.Metadata.UID = victim.UID
 	patch.Status.Conditions = []corev1.PodCondition{{
 		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: corev1.PodReasonPreemptionByScheduler,
 		Message:            l.name + ": preempting to accommodate a higher priority pod",
-		ObservedGeneration: victim.pod.Generation, LastTransitionTime: metav1.NewTime(time.Now().Truncate(time.Second)),
+		ObservedGeneration: victim.Generation, LastTransitionTime: metav1.NewTime(time.Now().Truncate(time.Second)),
 	}}
-	l.patchStatus(ctx, victim.key, &patch)
-	uid := victim.pod.UID
-	err := l.cfg.Client.Delete(ctx, l.pods, victim.key, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
+	key, uid := client.KeyOf(victim), victim.UID
+	l.patchStatus(ctx, key, &patch)
+	err := l.cfg.Client.Delete(ctx, l.pods, key, metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
 	switch {
 	case err == nil:
-		l.events.Eventf(victim.pod, corev1.EventTypeNormal, "Preempted", "Preempted by pod %s on node %s", p.pod.UID, node)
+		l.events.Eventf(victim, corev1.EventTypeNormal, "Preempted", "Preempted by pod %s on node %s", by, node)
 	case !apierrors.IsNotFound(err) && ctx.Err() == nil:
-		l.cfg.Log.Warn("a pod could not be preempted", "pod", victim.key, "error", err)
+		l.cfg.Log.Warn("a pod could not be preempted", "pod", key, "error", err)
 	}
 }
