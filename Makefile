@@ -56,7 +56,7 @@ race: ## the rooms that share state, with the race detector
 e2e: ## the whole cluster against real containers
 	$(GO) test -count=1 -timeout $(TIMEOUT) ./test/e2e
 
-bench: build images ## the measures in bench/, printed as they are kept there
+bench: build images ## the measures of bench/cluster.md
 	$(GO) run ./bench/cluster
 
 clean: ## remove what was built

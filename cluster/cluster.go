@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -41,7 +40,6 @@ type Cluster struct {
 	addresses []netip.Addr
 	node      atomic.Pointer[node]
 
-	mu       sync.Mutex
 	readyIn  time.Duration
 	instance control.Instance
 }
@@ -97,17 +95,34 @@ func (c *Cluster) Run(ctx context.Context) error {
 	return errors.Join(err, c.parts.Stop())
 }
 
+// serve waits for the node and then for a reason to end. One loop sees all
+// reasons, so that none is lost while the node is not Ready yet.
 func (c *Cluster) serve(ctx context.Context) (pods bool, err error) {
-	if err := c.awaitReady(ctx); err != nil {
-		return false, err
-	}
-	select {
-	case <-ctx.Done():
-		return false, nil
-	case r := <-c.stop:
-		return r.pods, nil
-	case err := <-c.parts.Failed():
-		return false, err
+	waiting, cancel := context.WithCancel(ctx)
+	node := make(chan error, 1)
+	go func() { node <- c.awaitNode(waiting) }()
+	defer func() {
+		cancel()
+		if node != nil {
+			<-node
+		}
+	}()
+	for {
+		select {
+		case <-ctx.Done():
+			return false, nil
+		case r := <-c.stop:
+			return r.pods, nil
+		case err := <-c.parts.Failed():
+			return false, err
+		case err := <-node:
+			node = nil
+			if err != nil {
+				return false, err
+			}
+			c.readyIn = time.Since(c.started)
+			close(c.ready)
+		}
 	}
 }
 
@@ -151,32 +166,11 @@ func (c *Cluster) preflight(context.Context) error {
 	return nil
 }
 
-// awaitReady waits for the API's own word and for the node's.
-func (c *Cluster) awaitReady(ctx context.Context) error {
-	if !c.cfg.NoNode {
-		if err := c.awaitNode(ctx); err != nil {
-			return err
-		}
-	}
-	c.mu.Lock()
-	c.readyIn = time.Since(c.started)
-	c.mu.Unlock()
-	close(c.ready)
-	return nil
-}
-
+// awaitNode waits until this run's node is Ready, if there is to be one.
 func (c *Cluster) awaitNode(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	go func() {
-		select {
-		case err := <-c.parts.Failed():
-			cancel(err)
-		case <-c.stop:
-			cancel(context.Canceled)
-		case <-ctx.Done():
-		}
-	}()
+	if c.cfg.NoNode {
+		return nil
+	}
 	v, stream, err := c.Client("proa").Watch(ctx,
 		client.Scope{Resource: client.Row[corev1.Node](), Name: c.cfg.NodeName},
 		client.Scope{Resource: client.Row[coordinationv1.Lease](), Namespace: corev1.NamespaceNodeLease, Name: c.cfg.NodeName})
@@ -186,7 +180,7 @@ func (c *Cluster) awaitNode(ctx context.Context) error {
 	defer stream.Close()
 	for !nodeReady(v, c.cfg.NodeName, c.started) {
 		if _, v, err = stream.Next(ctx); err != nil {
-			return context.Cause(ctx)
+			return err
 		}
 	}
 	c.cfg.Progress("node " + c.cfg.NodeName + " is Ready")
