@@ -50,7 +50,7 @@ func firewall(t *testing.T) {
 func eventually(t *testing.T, ns *netnstest.NS, addr string) {
 	t.Helper()
 	var err error
-	for range 5 {
+	for give := time.Now().Add(10 * time.Second); time.Now().Before(give); time.Sleep(5 * time.Millisecond) {
 		if _, err = ask(ns, "tcp4", addr); err == nil {
 			return
 		}
