@@ -62,25 +62,29 @@ func Open(dir string) (*Authority, error) {
 		return nil, err
 	}
 	a.key = caKey
-	certFile := filepath.Join(dir, "ca.crt")
+	return a, a.load(filepath.Join(dir, "ca.crt"), "proa-ca")
+}
+
+// load reads the authority's certificate, or makes one where there is none.
+func (a *Authority) load(certFile, name string) (err error) {
 	a.pem, err = os.ReadFile(certFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		a.pem, err = a.selfSign()
+		a.pem, err = a.selfSign(name)
 		if err == nil {
 			err = atomicfile.Write(certFile, a.pem, 0o644)
 		}
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if a.cert, err = parse(a.pem); err != nil {
-		return nil, fmt.Errorf("%s: %w; restore it from a backup", certFile, err)
+		return fmt.Errorf("%s: %w; restore it from a backup", certFile, err)
 	}
-	if pub, ok := a.cert.PublicKey.(*ecdsa.PublicKey); !ok || !pub.Equal(caKey.Public()) {
-		return nil, fmt.Errorf("%s does not belong to ca.key beside it; restore both from a backup", certFile)
+	if pub, ok := a.cert.PublicKey.(*ecdsa.PublicKey); !ok || !pub.Equal(a.key.Public()) {
+		return fmt.Errorf("%s does not belong to the key beside it; restore both from a backup", certFile)
 	}
 	a.roots.AddCert(a.cert)
-	return a, nil
+	return nil
 }
 
 // PEM is the authority's certificate.
@@ -188,14 +192,14 @@ func (a *Authority) issue(t *x509.Certificate) (*tls.Certificate, error) {
 	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: k, Leaf: leaf}, err
 }
 
-func (a *Authority) selfSign() ([]byte, error) {
+func (a *Authority) selfSign(name string) ([]byte, error) {
 	n, err := serial()
 	if err != nil {
 		return nil, err
 	}
 	now := time.Now()
 	t := &x509.Certificate{
-		SerialNumber: n, Subject: pkix.Name{CommonName: "proa-ca"},
+		SerialNumber: n, Subject: pkix.Name{CommonName: name},
 		NotBefore: now.Add(-skew), NotAfter: now.Add(authorityLife),
 		IsCA: true, BasicConstraintsValid: true,
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign | x509.KeyUsageDigitalSignature,
