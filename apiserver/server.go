@@ -15,6 +15,7 @@ import (
 
 	"proa/api"
 	"proa/apiserver/admission"
+	"proa/apiserver/callout"
 	"proa/apiserver/codec"
 	"proa/apiserver/endpoint"
 	"proa/apiserver/fieldmanager"
@@ -61,6 +62,8 @@ type Server struct {
 	endpoint *endpoint.Endpoint
 	metrics  *metrics
 	limits   limits
+	// callout reaches webhooks and aggregated servers.
+	callout  *callout.Pool
 	ready    atomic.Bool
 	stopping atomic.Bool
 }
@@ -83,6 +86,7 @@ func New(c Config) (*Server, error) {
 		c.NodePorts = [2]int{30000, 32767}
 	}
 	s := &Server{cfg: c, metrics: newMetrics(), limits: newLimits()}
+	s.callout = callout.New(callout.Config{World: c.Store.Snapshot, Log: c.Log})
 	s.endpoint = &endpoint.Endpoint{
 		Store: c.Store, Registry: c.Registry, Fields: fieldmanager.New(c.Registry),
 		Tokens: c.Tokens, Authorizer: c.Authorizer, Now: c.Now,
@@ -110,6 +114,7 @@ func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.serve) }
 // Run creates what every cluster has, keeps the Service default/kubernetes
 // current and removes old Events, until ctx ends.
 func (s *Server) Run(ctx context.Context) error {
+	defer s.callout.Close()
 	defer s.stopping.Store(true)
 	if err := s.bootstrap(ctx); err != nil {
 		return err
