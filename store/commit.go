@@ -56,17 +56,27 @@ func (s *Store) prepare(writes []Write) error {
 				return fmt.Errorf("store: a transaction writes %s twice", w.Key)
 			}
 		}
-		if w.Object == nil || w.Data != nil {
+		if w.Object == nil {
 			continue
 		}
-		data, err := s.shared.codec.Encode(w.Key.Resource, w.Object)
-		if err != nil {
+		if err := s.encode(w); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) encode(w *Write) (err error) {
+	if w.Data == nil {
+		if w.Data, err = s.shared.codec.Encode(w.Key.Resource, w.Object); err != nil {
 			return fmt.Errorf("store: cannot encode %s: %w", w.Key, err)
 		}
-		if data == nil {
-			data = []byte{} // nil is a delete
-		}
-		w.Data = data
+	}
+	if w.Data == nil {
+		w.Data = []byte{} // nil is a delete
+	}
+	if err = s.shared.seal(w); err != nil {
+		return fmt.Errorf("store: cannot seal %s: %w", w.Key, err)
 	}
 	return nil
 }
@@ -288,6 +298,11 @@ func (s *stage) apply(writes []Write, shared *shared) ([]*Record, error) {
 			return nil, &ConflictError{Key: w.Key, Expected: w.Expect, Actual: at}
 		}
 	}
+	for i := range writes {
+		if err := shared.reseal(&writes[i]); err != nil {
+			return nil, err
+		}
+	}
 	records := make([]*Record, len(writes))
 	for i := range writes {
 		records[i] = s.write(&writes[i], shared)
@@ -302,7 +317,7 @@ func (s *stage) write(w *Write, shared *shared) *Record {
 	}
 	s.revision++
 	t := s.own(w.Key.Resource)
-	r := &Record{key: w.Key, revision: s.revision, data: w.Data, shared: shared}
+	r := &Record{key: w.Key, revision: s.revision, data: w.Data, by: w.by, shared: shared}
 	typ := Modified
 	switch {
 	case w.Object == nil:
@@ -318,7 +333,7 @@ func (s *stage) write(w *Write, shared *shared) *Record {
 	}
 	e := Entry{Key: w.Key, Revision: s.revision}
 	if typ != Deleted {
-		e.Value = r.data
+		e.Value = w.kept
 	}
 	s.entries = append(s.entries, e)
 	s.events = append(s.events, Event{Type: typ, Revision: s.revision, Record: r, Prev: prev})

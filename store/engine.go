@@ -32,6 +32,23 @@ type Entry struct {
 	Value    []byte
 }
 
+// Seal names what sealed a value: 0 is nothing, the rest are numbers that a
+// Sealer gives out and that mean something as long as the process lives.
+type Seal uint32
+
+// Sealer turns values into what the engine keeps, and back; encryption at rest
+// is one. The memory holds values, the engine only what Seal returned. All
+// methods may be called from many goroutines.
+type Sealer interface {
+	// Seal may return the value itself.
+	Seal(k Key, value []byte) (kept []byte, by Seal, err error)
+	// Open fails, naming the key that is missing or the record that is
+	// damaged.
+	Open(k Key, kept []byte) (value []byte, by Seal, err error)
+	// Current is what a value of the resource would be sealed by now.
+	Current(resource string) Seal
+}
+
 // Stat describes an engine's use of the disk, in bytes. FreeBytes is -1 where
 // that cannot be known.
 type Stat struct {

@@ -16,8 +16,10 @@ import (
 
 // Config of a Store. Zero limits take the defaults in New.
 type Config struct {
-	Engine   Engine
-	Codec    Codec
+	Engine Engine
+	Codec  Codec
+	// Sealer stands between the values and the engine; nil for nobody.
+	Sealer   Sealer
 	Registry *api.Registry
 	Log      *slog.Logger
 
@@ -76,7 +78,7 @@ func New(c Config) (*Store, error) {
 		engine:   c.Engine,
 		registry: c.Registry,
 		log:      c.Log,
-		shared:   &shared{codec: c.Codec, forms: formCache{budget: c.FormBytes}},
+		shared:   &shared{codec: c.Codec, sealer: c.Sealer, forms: formCache{budget: c.FormBytes}},
 		limits:   limits{age: c.HistoryAge, events: c.HistoryEvents, bytes: c.HistoryBytes},
 		total:    c.HistoryTotal,
 		work:     make(chan struct{}, 1),
@@ -142,7 +144,10 @@ func (s *Store) intern(e Entry, seen map[string]string) Entry {
 // load adds a record from disk. Decoding it here finds damage before anything
 // relies on the object.
 func (t *tree) load(e Entry, shared *shared) error {
-	r := &Record{key: e.Key, revision: e.Revision, data: e.Value, shared: shared}
+	r, err := shared.open(e)
+	if err != nil {
+		return fmt.Errorf("store: cannot open %s (revision %d on disk): %w", e.Key, e.Revision, err)
+	}
 	if t.row != nil {
 		if _, err := r.decode(); err != nil {
 			return fmt.Errorf("%w (revision %d on disk): restore the data directory from a snapshot, or start with the version of proa that wrote it", err, e.Revision)

@@ -18,6 +18,7 @@ type Record struct {
 	key      Key
 	revision uint64
 	data     []byte
+	by       Seal // what sealed it on disk
 	shared   *shared
 	object   atomic.Pointer[api.Object]
 	forms    atomic.Pointer[form]
@@ -25,8 +26,44 @@ type Record struct {
 
 // shared is what every record of a store needs to unfold itself.
 type shared struct {
-	codec Codec
-	forms formCache
+	codec  Codec
+	sealer Sealer // nil keeps values as they are
+	forms  formCache
+}
+
+func (s *shared) seal(w *Write) (err error) {
+	w.kept = w.Data
+	if s.sealer != nil {
+		w.kept, w.by, err = s.sealer.Seal(w.Key, w.Data)
+	}
+	return err
+}
+
+// reseal seals again what was sealed by something that has been replaced since.
+// It runs in the committer, so that nothing can be replaced unnoticed between
+// this and the engine: see Store.Rewrite.
+func (s *shared) reseal(w *Write) error {
+	if w.Object == nil || s.sealer == nil || w.by == s.sealer.Current(w.Key.Resource) {
+		return nil
+	}
+	return s.seal(w)
+}
+
+// open makes the record of what an engine gave back.
+func (s *shared) open(e Entry) (*Record, error) {
+	r := &Record{key: e.Key, revision: e.Revision, data: e.Value, shared: s}
+	if s.sealer == nil {
+		return r, nil
+	}
+	var err error
+	r.data, r.by, err = s.sealer.Open(e.Key, e.Value)
+	return r, err
+}
+
+// Stale tells that the record's bytes on disk are sealed by something else than
+// would seal them now, so that writing it again would change them.
+func (r *Record) Stale() bool {
+	return r.shared.sealer != nil && r.by != r.shared.sealer.Current(r.key.Resource)
 }
 
 func (r *Record) Key() Key         { return r.key }
@@ -61,8 +98,8 @@ func (r *Record) decode() (api.Object, error) {
 	return obj, nil
 }
 
-// Data returns the storage encoding (without resourceVersion). It is what the
-// store's Codec made, so it may be encrypted; it must not be changed.
+// Data returns the storage encoding (without resourceVersion), as the store's
+// Codec made it; it must not be changed.
 func (r *Record) Data() []byte { return r.data }
 
 // Form returns the encoded form that the name stands for ("json", "v1beta1+cbor",

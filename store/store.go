@@ -61,7 +61,14 @@ type Write struct {
 	// Data is the object's storage encoding where the caller already has it;
 	// nil has the store make it.
 	Data []byte
+
+	kept []byte // what the engine is given, see Kept
+	by   Seal   // what sealed it
 }
+
+// Kept is Data as the engine is to keep it: sealed. It is set once the store
+// has taken the write.
+func (w *Write) Kept() []byte { return w.kept }
 
 // AnyRevision in Write.Expect stands for no precondition.
 const AnyRevision = ^uint64(0)

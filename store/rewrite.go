@@ -1,0 +1,92 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"proa/api"
+)
+
+// Rewrite writes every stale record again, so that nothing on disk is sealed by
+// what has been replaced, and returns how many it wrote. Each gets a new
+// revision; watchers see a change without a difference. It can be called again
+// after it failed half-way, and while others write.
+func (s *Store) Rewrite(ctx context.Context) (int, error) {
+	if s.shared.sealer == nil {
+		return 0, nil
+	}
+	// What the committer had in hand may be sealed by the old; once it has done
+	// this, all that comes is sealed by the new.
+	if err := s.submit(ctx, &job{done: make(chan struct{})}); err != nil {
+		return 0, err
+	}
+	total := 0
+	for {
+		stale := s.stale()
+		if len(stale) == 0 {
+			return total, nil
+		}
+		n, err := s.rewrite(ctx, stale)
+		total += n
+		if err != nil {
+			return total, err
+		}
+	}
+}
+
+func (s *Store) stale() (out []*Record) {
+	s.world.Load().trees.Scan(func(_ string, t *tree) bool {
+		t.records.Scan(func(r *Record) bool {
+			if r.Stale() {
+				out = append(out, r)
+			}
+			return true
+		})
+		return true
+	})
+	return out
+}
+
+// rewriteAtOnce bounds what is in memory twice.
+const rewriteAtOnce = 64
+
+// rewrite commits records in groups. One that somebody else wrote meanwhile is
+// not stale any more, and makes its group be tried one by one.
+func (s *Store) rewrite(ctx context.Context, stale []*Record) (n int, err error) {
+	for len(stale) > 0 {
+		group := stale[:min(rewriteAtOnce, len(stale))]
+		stale = stale[len(group):]
+		err := s.again(ctx, group...)
+		if errors.Is(err, ErrConflict) {
+			for _, r := range group {
+				if err = s.again(ctx, r); err != nil && !errors.Is(err, ErrConflict) {
+					break
+				}
+				err = nil
+			}
+		}
+		if err != nil {
+			return n, err
+		}
+		n += len(group)
+	}
+	return n, nil
+}
+
+func (s *Store) again(ctx context.Context, records ...*Record) error {
+	writes := make([]Write, len(records))
+	for i, r := range records {
+		obj, err := r.Object()
+		if err != nil {
+			return err
+		}
+		own, ok := obj.DeepCopyObject().(api.Object)
+		if !ok {
+			return fmt.Errorf("store: the copy of %s is no object", r.key)
+		}
+		writes[i] = Write{Key: r.key, Object: own, Expect: r.revision, Data: r.data}
+	}
+	_, err := s.Commit(ctx, writes...)
+	return err
+}
