@@ -10,7 +10,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -19,6 +18,7 @@ import (
 
 	"proa/api"
 	"proa/auth"
+	"proa/auth/rbac"
 	"proa/client"
 	"proa/store"
 )
@@ -81,54 +81,28 @@ func ensure(ctx context.Context, c client.Client, obj api.Object) error {
 		}
 		return fmt.Errorf("apiserver: creating %s %s: %w", row.Key(), client.KeyOf(obj), err)
 	}
-	next := completed(have, obj)
-	if next == nil {
-		return nil
-	}
-	if _, err := c.Update(ctx, next, ""); err != nil && !apierrors.IsConflict(err) {
+	if err := complete(ctx, c, row, have, obj); err != nil && !apierrors.IsConflict(err) {
 		return fmt.Errorf("apiserver: completing %s %s: %w", row.Key(), client.KeyOf(obj), err)
 	}
 	return nil
 }
 
-// completed is the stored RBAC object with what the wanted one has besides, or
-// nil where nothing is missing or its owner has switched this off.
-func completed(have, want api.Object) api.Object {
-	if have.GetAnnotations()[rbacv1.AutoUpdateAnnotationKey] == "false" {
+// complete adds to a default role or binding what it lacks. One that binds
+// another role is made anew.
+func complete(ctx context.Context, c client.Client, row *api.Resource, have, want api.Object) error {
+	if rbac.Replaces(have, want) {
+		if err := c.Delete(ctx, row, client.KeyOf(have), metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			return err
+		}
+		_, err := c.Create(ctx, want)
+		return err
+	}
+	next := rbac.Complete(have, want)
+	if next == nil {
 		return nil
 	}
-	next := have.DeepCopyObject().(api.Object)
-	changed := false
-	switch n := next.(type) {
-	case *rbacv1.ClusterRole:
-		if w := want.(*rbacv1.ClusterRole); w.AggregationRule == nil {
-			n.Rules, changed = union(n.Rules, w.Rules)
-		}
-	case *rbacv1.Role:
-		n.Rules, changed = union(n.Rules, want.(*rbacv1.Role).Rules)
-	case *rbacv1.ClusterRoleBinding:
-		n.Subjects, changed = union(n.Subjects, want.(*rbacv1.ClusterRoleBinding).Subjects)
-	case *rbacv1.RoleBinding:
-		n.Subjects, changed = union(n.Subjects, want.(*rbacv1.RoleBinding).Subjects)
-	}
-	if !changed {
-		return nil
-	}
-	return next
-}
-
-func union[T any](have, want []T) (all []T, changed bool) {
-	all = have
-	for _, w := range want {
-		found := false
-		for _, h := range have {
-			found = found || reflect.DeepEqual(h, w)
-		}
-		if !found {
-			all, changed = append(all, w), true
-		}
-	}
-	return all, changed
+	_, err := c.Update(ctx, next, "")
+	return err
 }
 
 // keep restores the API's own Service and endpoints when somebody changes them.

@@ -48,6 +48,9 @@ func (l *local) Registry() *api.Registry { return l.e.Registry }
 
 func (l *local) View() client.View { return view{l.e.Store.Snapshot()} }
 
+// View shows a snapshot as components see the world.
+func View(s store.Snapshot) client.View { return view{s} }
+
 // view is a snapshot as client.View.
 type view struct{ s store.Snapshot }
 

@@ -90,14 +90,18 @@ func New(c Config) (*Server, error) {
 	s.endpoint = &endpoint.Endpoint{
 		Store: c.Store, Registry: c.Registry, Fields: fieldmanager.New(c.Registry),
 		Tokens: c.Tokens, Authorizer: c.Authorizer, Now: c.Now,
-		Rules: func(u auth.User, namespace string) iter.Seq2[rbacv1.PolicyRule, string] {
-			return rbac.RulesFor(view{c.Store.Snapshot()}, u, namespace)
-		},
+		Rules: s.rules,
 		Admission: admission.Default(admission.Config{
 			ServiceCIDR: c.ServiceCIDR, NodePorts: c.NodePorts, Newest: c.Store.Snapshot, TaintNodes: c.TaintNodes,
+			Authorizer: c.Authorizer, Rules: s.rules,
 		}),
 	}
 	return s, nil
+}
+
+// rules yields what RBAC grants a user in a namespace now.
+func (s *Server) rules(u auth.User, namespace string) iter.Seq2[rbacv1.PolicyRule, string] {
+	return rbac.RulesFor(view{s.cfg.Store.Snapshot()}, u, namespace)
 }
 
 // NewCodec is the storage encoding: protobuf for built-in kinds, JSON for custom

@@ -1,8 +1,12 @@
 package admission
 
 import (
+	"iter"
 	"net/netip"
 
+	rbacv1 "k8s.io/api/rbac/v1"
+
+	"proa/auth"
 	"proa/store"
 )
 
@@ -16,6 +20,10 @@ type Config struct {
 	Newest func() store.Snapshot
 	// TaintNodes has new nodes tainted until a node controller finds them ready.
 	TaintNodes bool
+	// Authorizer and Rules say what a user may do; without them nobody is kept
+	// from handing out roles.
+	Authorizer auth.Authorizer
+	Rules      func(u auth.User, namespace string) iter.Seq2[rbacv1.PolicyRule, string]
 }
 
 // Default is the plugins that are on, in order.
@@ -34,6 +42,7 @@ func Default(c Config) Chain {
 		runtimeClass(),
 		defaultIngressClass(),
 		serviceAllocation(c),
+		roleEscalation(c),
 		resourceQuota(),
 	}
 }
