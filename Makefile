@@ -7,13 +7,16 @@ SHIM    := runtime/shimbin/proa-shim
 LDFLAGS := -s -w -X proa/cli.Version=$(VERSION)
 # What a kubelet-sized test may take on a slow machine.
 TIMEOUT ?= 20m
-IMAGES  := $(GO) run ./test/images -o bin/images flask-app busybox
+IMAGES  := $(GO) run ./test/images -o bin/images flask-app busybox health
+
+KUBECTL  = $(shell $(GO) list -m -f '{{.Version}}' k8s.io/kubectl 2>/dev/null | sed s/v0/v1/)
+OLDER    = $(shell cd test/kubectl/older && $(GO) list -m -f '{{.Version}}' k8s.io/kubectl 2>/dev/null | sed s/v0/v1/)
 
 # One way of compiling for all but the shim and the race detector, so that what
 # is built once is used again.
 export CGO_ENABLED := 0
 
-.PHONY: help up build demo test check unit race e2e bench clean deps images conformance-suite conformance-api conformance-short
+.PHONY: help up build demo test check unit race e2e kubectls bench clean deps images conformance-suite conformance-api conformance-short
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -53,7 +56,11 @@ unit: ## unit and room tests, as root
 race: ## the rooms that share state, with the race detector
 	CGO_ENABLED=1 $(GO) test -race -timeout $(TIMEOUT) $(RACY)
 
-e2e: ## the whole cluster against real containers
+kubectls: ## kubectl built apart from proa, of this version and three minor versions older
+	$(GO) build -ldflags '-X k8s.io/component-base/version.gitVersion=$(KUBECTL)' -o bin/kubectl ./test/kubectl
+	cd test/kubectl/older && $(GO) build -ldflags '-X k8s.io/component-base/version.gitVersion=$(OLDER)' -o ../../../bin/kubectl-older .
+
+e2e: kubectls ## the whole cluster against real containers
 	$(GO) test -count=1 -timeout $(TIMEOUT) ./test/e2e
 
 # Kubernetes' own tests, in a module of their own: 9 minutes on two cores from

@@ -18,8 +18,13 @@ import (
 func TestExample(t *testing.T) {
 	m := newMachine(t)
 	m.start()
+	m.example()
+}
+
+func (m *machine) example() {
+	t := m.t
 	m.importImages()
-	deployment, service := example(t, "flask-deployment.yaml"), example(t, "flask-service.yaml")
+	deployment, service := manifest(t, "flask-deployment.yaml"), manifest(t, "flask-service.yaml")
 	m.apply(deployment)
 	m.apply(service)
 	m.k("rollout", "status", "deployment/flask-app", "--timeout=60s")
@@ -45,7 +50,7 @@ func (m *machine) importImages() {
 	m.proa(append([]string{"image", "import", "--data-dir", m.data}, archives...)...)
 }
 
-func example(t *testing.T, name string) string {
+func manifest(t *testing.T, name string) string {
 	t.Helper()
 	data, err := os.ReadFile("../../examples/flask/" + name)
 	if err != nil {

@@ -63,7 +63,10 @@ func TestSelfHealing(t *testing.T) {
 		t.Run("liveness by "+kind, func(t *testing.T) {
 			t.Parallel()
 			m := m.in(t)
-			m.apply(box("live-"+kind, probe.script, "    livenessProbe: {"+probe.check+", periodSeconds: 1, failureThreshold: 2, initialDelaySeconds: 2}\n"))
+			pod := box("live-"+kind, probe.script,
+				"    readinessProbe: {"+probe.check+", periodSeconds: 1, timeoutSeconds: 5}\n",
+				"    livenessProbe: {"+probe.check+", periodSeconds: 1, timeoutSeconds: 5, failureThreshold: 2, initialDelaySeconds: 2}\n")
+			m.apply(strings.Replace(pod, "image: busybox", "image: "+probe.image, 1))
 			m.k("wait", "--for=condition=Ready", "pod/live-"+kind, "--timeout=30s")
 			m.wants("1", 40*time.Second, "{.status.containerStatuses[0].restartCount}", "pod/live-"+kind)
 			m.sees("Liveness probe failed", 10*time.Second, "get", "events", "--field-selector", "involvedObject.name=live-"+kind)
@@ -85,16 +88,15 @@ func TestSelfHealing(t *testing.T) {
 	})
 }
 
-type probe struct{ script, check string }
+type probe struct{ image, script, check string }
 
-// probes begin well and fail after some seconds. gRPC is served by no tool in a
-// small image: its healthy side is tested with the kubelet.
+// probes begin well and fail after some seconds.
 func probes() map[string]probe {
 	return map[string]probe{
-		"exec": {"touch /tmp/ok; sleep 4; rm /tmp/ok; sleep 3600", "exec: {command: [cat, /tmp/ok]}"},
-		"http": {"mkdir /www; echo ok >/www/ok; httpd -p 8080 -h /www; sleep 4; rm /www/ok; sleep 3600", "httpGet: {port: 8080, path: /ok}"},
-		"tcp":  {"httpd -p 8080 -h /tmp; sleep 4; killall httpd; sleep 3600", "tcpSocket: {port: 8080}"},
-		"grpc": {"httpd -p 8080 -h /tmp; sleep 3600", "grpc: {port: 8080}"},
+		"exec": {"busybox", "touch /tmp/ok; sleep 8; rm /tmp/ok; sleep 3600", "exec: {command: [cat, /tmp/ok]}"},
+		"http": {"busybox", "mkdir /www; echo ok >/www/ok; httpd -p 8080 -h /www; sleep 8; rm /www/ok; sleep 3600", "httpGet: {port: 8080, path: /ok}"},
+		"tcp":  {"busybox", "httpd -p 8080 -h /tmp; sleep 8; killall httpd; sleep 3600", "tcpSocket: {port: 8080}"},
+		"grpc": {"health", "health 8080 & sleep 8; kill -USR1 $!; sleep 3600", "grpc: {port: 8080, service: main}"},
 	}
 }
 

@@ -111,6 +111,21 @@ var busybox = recipe{
 	variants: []variant{{name: "docker.io/library/busybox:latest", command: []string{"sh"}}},
 }
 
+// health is busybox with a program that answers gRPC health checks.
+var health = recipe{
+	packages: busybox.packages,
+	without:  busybox.without,
+	keep:     busybox.keep,
+	finish: func(root string) error {
+		if err := busybox.finish(root); err != nil {
+			return err
+		}
+		_, err := run("", "env", "CGO_ENABLED=0", "go", "build", "-ldflags", "-s -w", "-o", filepath.Join(root, "bin/health"), "./test/images/health")
+		return err
+	},
+	variants: []variant{{name: "docker.io/library/health:latest", command: []string{"sh"}}},
+}
+
 // applets links busybox's commands, except where a file is already.
 func applets(root string) error {
 	out, err := run("", filepath.Join(root, "bin/busybox"), "--list-full")
