@@ -38,6 +38,7 @@ require (
 require (
 	github.com/cilium/ebpf v0.17.3 // indirect
 	github.com/gorilla/websocket v1.5.4-0.20250319132907-e064f32e3674 // indirect
+	golang.org/x/crypto v0.56.0 // indirect
 )
 
 require (

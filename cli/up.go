@@ -48,6 +48,7 @@ down") stops it. Pods run on and are found again by the next "up".`,
 	fl.StringVar(&f.podCIDR, "pod-cidr", cluster.DefaultPodCIDR.String(), "the range of pod addresses")
 	fl.StringVar(&f.serviceCIDR, "service-cidr", cluster.DefaultServiceCIDR.String(), "the range of Service addresses")
 	fl.StringVar(&f.cfg.ClusterDomain, "cluster-domain", cluster.DefaultClusterDomain, "the DNS suffix of Services and pods")
+	fl.StringVar(&f.cfg.EncryptionConfig, "encryption-provider-config", "", "an EncryptionConfiguration file, followed while running (default: Secrets are encrypted by a key in the data directory)")
 	fl.StringVar(&f.logLevel, "log-level", "warn", "debug, info, warn or error")
 	outputFlag(cmd, &f.output)
 	return cmd
@@ -56,6 +57,7 @@ down") stops it. Pods run on and are found again by the next "up".`,
 func (f *upFlags) config(cmd *cobra.Command) (cfg cluster.Config, err error) {
 	cfg = f.cfg
 	cfg.DataDir, cfg.RunDir, cfg.Kubeconfig = abs(cfg.DataDir), abs(cfg.RunDir), abs(cfg.Kubeconfig)
+	cfg.EncryptionConfig = abs(cfg.EncryptionConfig)
 	if cfg.PodCIDR, err = netip.ParsePrefix(f.podCIDR); err != nil {
 		return cfg, fmt.Errorf("--pod-cidr must be a range like 10.42.0.0/16, not %q", f.podCIDR)
 	}

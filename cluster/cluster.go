@@ -36,6 +36,7 @@ type Cluster struct {
 
 	authority *pki.Authority
 	store     *store.Store
+	secrets   secrets
 	api       *apiserver.Server
 	addresses []netip.Addr
 	node      atomic.Pointer[node]
@@ -129,7 +130,7 @@ func (c *Cluster) serve(ctx context.Context) (pods bool, err error) {
 // start brings the parts up, each leaning only on those before it.
 func (c *Cluster) start(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		c.lock, c.preflight, c.openAuthority, c.openStore, c.startAPI, c.startControllers, c.startNode, c.startControl,
+		c.lock, c.preflight, c.openAuthority, c.openStore, c.startAPI, c.startSecrets, c.startControllers, c.startNode, c.startControl,
 	} {
 		if err := ctx.Err(); err != nil {
 			return err

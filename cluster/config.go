@@ -35,6 +35,9 @@ type Config struct {
 	PodCIDR, ServiceCIDR netip.Prefix
 	// ClusterDomain is the DNS suffix of Services and pods.
 	ClusterDomain string
+	// EncryptionConfig is a file of kind EncryptionConfiguration; empty has
+	// Secrets encrypted by a key in DataDir.
+	EncryptionConfig string
 
 	Log *slog.Logger
 	// Progress is told of each step as it is done; nil for nobody.
@@ -42,7 +45,7 @@ type Config struct {
 }
 
 // DataEntries are the names that an instance makes in its data directory.
-var DataEntries = []string{"images", "kubeconfig", "kubelet", "lock", "pki", "runtime", "store"}
+var DataEntries = []string{secretsFile, "images", "kubeconfig", "kubelet", "lock", "pki", "runtime", "store"}
 
 // Defaults of Config.
 const (

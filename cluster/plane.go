@@ -39,12 +39,16 @@ func (c *Cluster) openAuthority(context.Context) (err error) {
 }
 
 func (c *Cluster) openStore(context.Context) error {
+	sealer, err := c.openSecrets()
+	if err != nil {
+		return err
+	}
 	engine, err := pebble.Open(pebble.Config{Dir: filepath.Join(c.cfg.DataDir, "store"), Log: c.cfg.Log})
 	if err != nil {
 		return err
 	}
 	c.store, err = store.New(store.Config{
-		Engine: engine, Codec: apiserver.NewCodec(api.Builtin()), Registry: api.Builtin(), Log: c.cfg.Log})
+		Engine: engine, Codec: apiserver.NewCodec(api.Builtin()), Sealer: sealer, Registry: api.Builtin(), Log: c.cfg.Log})
 	if err != nil {
 		return errors.Join(err, engine.Close())
 	}

@@ -25,7 +25,7 @@ func (s *Store) Rewrite(ctx context.Context) (int, error) {
 	for {
 		stale := s.stale()
 		if len(stale) == 0 {
-			return total, nil
+			return total, s.forgetOld(ctx, total)
 		}
 		n, err := s.rewrite(ctx, stale)
 		total += n
@@ -33,6 +33,16 @@ func (s *Store) Rewrite(ctx context.Context) (int, error) {
 			return total, err
 		}
 	}
+}
+
+// forgetOld has an engine that keeps what was overwritten for a while let go of
+// it now.
+func (s *Store) forgetOld(ctx context.Context, rewritten int) error {
+	c, keeps := s.engine.(interface{ Compact(context.Context) error })
+	if !keeps || rewritten == 0 {
+		return nil
+	}
+	return c.Compact(ctx)
 }
 
 func (s *Store) stale() (out []*Record) {

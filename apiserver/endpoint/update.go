@@ -208,7 +208,7 @@ func (e *Endpoint) replace(ctx context.Context, q Request, rec *store.Record, ar
 	if err != nil {
 		return Result{}, apierrors.NewInternalError(err)
 	}
-	if len(ar.Writes()) == 0 && (bytes.Equal(data, rec.Data()) || e.onlyTimes(ar, q.key(), rec)) {
+	if len(ar.Writes()) == 0 && !rec.Stale() && (bytes.Equal(data, rec.Data()) || e.onlyTimes(ar, q.key(), rec)) {
 		return Result{Record: rec}, nil
 	}
 	if q.DryRun {
