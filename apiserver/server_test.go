@@ -33,6 +33,9 @@ func (named) Authenticate(r *http.Request) (auth.User, bool, error) {
 	if name == "root" {
 		u.Groups = append(u.Groups, auth.GroupMasters)
 	}
+	if strings.HasPrefix(name, auth.NodeUserPrefix) {
+		u.Groups = append(u.Groups, auth.GroupNodes)
+	}
 	return u, true, nil
 }
 

@@ -22,6 +22,7 @@ import (
 	"proa/api/openapi"
 	"proa/apiserver"
 	"proa/auth"
+	nodeauth "proa/auth/node"
 	"proa/auth/pki"
 	"proa/auth/rbac"
 	"proa/auth/token"
@@ -59,7 +60,7 @@ func (c *Cluster) openStore(context.Context) error {
 
 // startAPI listens before it serves, so that a taken port is found at once.
 func (c *Cluster) startAPI(context.Context) error {
-	view := func() client.View { return c.Client("proa").View() }
+	view := func() client.View { return apiserver.View(c.store.Snapshot()) }
 	tokens, err := token.New("https://kubernetes.default.svc."+c.cfg.ClusterDomain, c.authority.TokenKey(), view)
 	if err != nil {
 		return err
@@ -67,7 +68,7 @@ func (c *Cluster) startAPI(context.Context) error {
 	c.api, err = apiserver.New(apiserver.Config{
 		Store: c.store, Registry: api.Builtin(), Tokens: tokens,
 		Authenticator: auth.Authenticators{auth.ClientCertificates{Roots: c.authority.Roots}, auth.BearerTokens{Issuer: tokens}},
-		Authorizer:    auth.Authorizers{auth.Masters{}, rbac.Authorizer{View: view}},
+		Authorizer:    auth.Authorizers{auth.Masters{}, nodeauth.New(view), rbac.Authorizer{View: view}},
 		ServiceCIDR:   c.cfg.ServiceCIDR, NodePorts: [2]int{30000, 32767}, ClusterDomain: c.cfg.ClusterDomain, TaintNodes: true,
 		ExternalHost: net.JoinHostPort(c.advertised().String(), strconv.Itoa(c.cfg.APIPort)),
 		OpenAPI:      openapi.New(api.Builtin()), Node: c.nodeHandler, Bootstrap: append(rbac.Bootstrap(), c.dnsService()...), Log: c.cfg.Log,

@@ -32,7 +32,7 @@ func Default(c Config) Chain {
 		namespaceLifecycle(),
 		limitRanger(),
 		serviceAccount(),
-		nodeRestriction(),
+		nodeRestriction(c.Authorizer),
 		taintNodes(c.TaintNodes),
 		podSecurity(),
 		priority(),
