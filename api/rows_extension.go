@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
+	"k8s.io/kube-aggregator/pkg/apis/apiregistration/v1/helper"
 )
 
 func apiextensionsRows() []*Resource {
@@ -100,6 +101,11 @@ func apiServiceRow() *Resource {
 		Default: func(s *apiregistrationv1.APIService) {
 			if s.Spec.Service != nil {
 				unset(&s.Spec.Service.Port, 443)
+			}
+		},
+		PrepareCreate: func(s *apiregistrationv1.APIService) {
+			if s.Spec.Service == nil {
+				s.Status.Conditions = []apiregistrationv1.APIServiceCondition{helper.NewLocalAvailableAPIServiceCondition()}
 			}
 		},
 		Validate: validateAPIService,

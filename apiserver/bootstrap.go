@@ -3,6 +3,7 @@ package apiserver
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"reflect"
@@ -25,6 +26,10 @@ import (
 
 // apiServiceName is the Service by which pods reach the API.
 const apiServiceName = "kubernetes"
+
+// extensionAuthentication is the ConfigMap in kube-system by which extension API
+// servers know whom to believe.
+const extensionAuthentication = "extension-apiserver-authentication"
 
 // bootstrap creates what every cluster has: the namespaces first, then the rest
 // at once, so that the store commits it together.
@@ -105,13 +110,15 @@ func complete(ctx context.Context, c client.Client, row *api.Resource, have, wan
 	return err
 }
 
-// keep restores the API's own Service and endpoints when somebody changes them.
+// keep restores the API's own Service and endpoints, and what extension API
+// servers read, when somebody changes them.
 func (s *Server) keep(ctx context.Context) error {
 	c := s.Client(auth.System("system:apiserver"))
 	var scopes []store.Scope
 	for _, r := range []string{"services", "endpoints", "discovery.k8s.io/endpointslices"} {
 		scopes = append(scopes, store.Scope{Resource: r, Namespace: metav1.NamespaceDefault, Name: apiServiceName})
 	}
+	scopes = append(scopes, store.Scope{Resource: "configmaps", Namespace: metav1.NamespaceSystem, Name: extensionAuthentication})
 	for {
 		_, w := s.cfg.Store.SnapshotAndWatch(scopes...)
 		err := s.keepOnce(ctx, c, w)
@@ -140,16 +147,25 @@ func (s *Server) keepOnce(ctx context.Context, c client.Client, w store.Watcher)
 	}
 }
 
-// publish writes the Service default/kubernetes with its endpoints. A write that
-// admission or a race refuses is tried again at the next change.
+// publish writes the Service default/kubernetes with its endpoints, and the
+// ConfigMap of extension API servers. A write that admission or a race refuses is
+// tried again at the next change.
 func (s *Server) publish(ctx context.Context, c client.Client) error {
 	addr, err := s.external()
-	if err != nil || !s.cfg.ServiceCIDR.IsValid() {
+	if err != nil {
 		return err
 	}
-	for _, obj := range []api.Object{s.apiService(addr), apiEndpoints(addr), apiSlice(addr)} {
+	var wanted []api.Object
+	if addr.IsValid() && s.cfg.ServiceCIDR.IsValid() {
+		wanted = append(wanted, s.apiService(addr), apiEndpoints(addr), apiSlice(addr))
+	}
+	if data := s.cfg.ExtensionAuthentication; data != nil {
+		wanted = append(wanted, &corev1.ConfigMap{
+			ObjectMeta: metav1.ObjectMeta{Namespace: metav1.NamespaceSystem, Name: extensionAuthentication}, Data: data})
+	}
+	for _, obj := range wanted {
 		if err := s.put(ctx, c, obj); err != nil && ctx.Err() == nil {
-			s.cfg.Log.Warn("the API's own Service could not be written", "err", err)
+			s.cfg.Log.Warn("an object that the API keeps could not be written", "object", client.KeyOf(obj), "err", err)
 		}
 	}
 	return nil
@@ -191,6 +207,12 @@ func overwrite(next, want api.Object) bool {
 			return false
 		}
 		n.Subsets = w.Subsets
+	case *corev1.ConfigMap:
+		w := want.(*corev1.ConfigMap)
+		if maps.Equal(n.Data, w.Data) {
+			return false
+		}
+		n.Data = w.Data
 	case *discoveryv1.EndpointSlice:
 		w := want.(*discoveryv1.EndpointSlice)
 		if reflect.DeepEqual(n.Endpoints, w.Endpoints) && reflect.DeepEqual(n.Ports, w.Ports) {

@@ -95,15 +95,15 @@ func (s *Server) discoveryDocument(path string, w wants) kruntime.Object {
 	r := s.cfg.Registry
 	switch {
 	case len(parts) == 1 && w.As != "":
-		return discovery.Aggregated(r, parts[0] == "api")
+		return s.aggregate.Discovery().Aggregated(parts[0] == "api")
 	case path == "/api":
-		return discovery.Versions(r, s.cfg.ExternalHost)
+		return s.aggregate.Discovery().Versions(s.cfg.ExternalHost)
 	case path == "/apis":
-		return discovery.GroupList(r)
+		return s.aggregate.Discovery().GroupList()
 	case parts[0] == "api" && len(parts) == 2:
 		return orNil(discovery.ResourceList(r, schema.GroupVersion{Version: parts[1]}))
 	case parts[0] == "apis" && len(parts) == 2:
-		return orNil(discovery.Group(r, parts[1]))
+		return orNil(s.aggregate.Discovery().Group(parts[1]))
 	case parts[0] == "apis" && len(parts) == 3:
 		return orNil(discovery.ResourceList(r, schema.GroupVersion{Group: parts[1], Version: parts[2]}))
 	}
@@ -146,7 +146,7 @@ func (s *Server) withETag(x *exchange, w wants, doc kruntime.Object) {
 
 func (s *Server) rootPaths() []string {
 	out := []string{"/.well-known/openid-configuration", "/api", "/api/v1", "/apis"}
-	for _, g := range discovery.GroupList(s.cfg.Registry).Groups {
+	for _, g := range s.aggregate.Discovery().GroupList().Groups {
 		out = append(out, "/apis/"+g.Name)
 		for _, v := range g.Versions {
 			out = append(out, "/apis/"+v.GroupVersion)

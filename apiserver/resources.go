@@ -20,6 +20,10 @@ import (
 
 // dispatch answers an authorised request.
 func (s *Server) dispatch(x *exchange, user auth.User) {
+	if remote := s.aggregate.Find(x.t.Path); remote != nil {
+		s.aggregate.Proxy(x, x.r, remote, user)
+		return
+	}
 	if !x.t.Resource {
 		s.servePath(x)
 		return

@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"iter"
 	"log/slog"
@@ -15,6 +16,7 @@ import (
 
 	"proa/api"
 	"proa/apiserver/admission"
+	"proa/apiserver/aggregate"
 	"proa/apiserver/callout"
 	"proa/apiserver/codec"
 	"proa/apiserver/endpoint"
@@ -48,6 +50,13 @@ type Config struct {
 	Bootstrap []api.Object
 	// OpenAPI serves /openapi/; nil answers 404 there.
 	OpenAPI http.Handler
+	// FrontProxy is the certificate by which extension API servers know this
+	// server; nil shows none.
+	FrontProxy func() (*tls.Certificate, error)
+	// ExtensionAuthentication is what extension API servers read of how clients are
+	// authenticated: the data of the ConfigMap
+	// kube-system/extension-apiserver-authentication. Nil publishes none.
+	ExtensionAuthentication map[string]string
 	// TaintNodes has new nodes tainted as not ready, which a node controller
 	// takes away again.
 	TaintNodes bool
@@ -63,9 +72,10 @@ type Server struct {
 	metrics  *metrics
 	limits   limits
 	// callout reaches webhooks and aggregated servers.
-	callout  *callout.Pool
-	ready    atomic.Bool
-	stopping atomic.Bool
+	callout   *callout.Pool
+	aggregate *aggregate.Aggregator
+	ready     atomic.Bool
+	stopping  atomic.Bool
 }
 
 // New checks the configuration and makes a Server.
@@ -86,7 +96,7 @@ func New(c Config) (*Server, error) {
 		c.NodePorts = [2]int{30000, 32767}
 	}
 	s := &Server{cfg: c, metrics: newMetrics(), limits: newLimits()}
-	s.callout = callout.New(callout.Config{World: c.Store.Snapshot, Log: c.Log})
+	s.callout = callout.New(callout.Config{World: c.Store.Snapshot, ClientCert: c.FrontProxy, Log: c.Log})
 	s.endpoint = &endpoint.Endpoint{
 		Store: c.Store, Registry: c.Registry, Fields: fieldmanager.New(c.Registry),
 		Tokens: c.Tokens, Authorizer: c.Authorizer, Now: c.Now,
@@ -96,6 +106,9 @@ func New(c Config) (*Server, error) {
 			Authorizer: c.Authorizer, Rules: s.rules,
 		}),
 	}
+	s.aggregate = aggregate.New(aggregate.Config{
+		Store: c.Store, Registry: c.Registry, Client: s.Client(auth.System("system:kube-aggregator")), Pool: s.callout, Log: c.Log, Now: c.Now,
+	})
 	return s, nil
 }
 
@@ -127,5 +140,6 @@ func (s *Server) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.keep(ctx) })
 	group.Go(func() error { return s.expireEvents(ctx) })
+	group.Go(func() error { return s.aggregate.Run(ctx) })
 	return group.Wait()
 }

@@ -110,5 +110,9 @@ func (l *oneConn) Addr() net.Addr { return &net.UnixAddr{Net: "unix"} }
 
 // Hijack hands the connection to whoever upgrades it.
 func (x *exchange) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	return http.NewResponseController(x.ResponseWriter).Hijack()
+	conn, rw, err := http.NewResponseController(x.ResponseWriter).Hijack()
+	if err == nil && x.status == 0 {
+		x.status = http.StatusSwitchingProtocols // from here on, nobody tells
+	}
+	return conn, rw, err
 }

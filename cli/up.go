@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"proa/cluster"
 )
@@ -49,9 +50,20 @@ down") stops it. Pods run on and are found again by the next "up".`,
 	fl.StringVar(&f.serviceCIDR, "service-cidr", cluster.DefaultServiceCIDR.String(), "the range of Service addresses")
 	fl.StringVar(&f.cfg.ClusterDomain, "cluster-domain", cluster.DefaultClusterDomain, "the DNS suffix of Services and pods")
 	fl.StringVar(&f.cfg.EncryptionConfig, "encryption-provider-config", "", "an EncryptionConfiguration file, followed while running (default: Secrets are encrypted by a key in the data directory)")
+	requestHeaderFlags(fl, &f.cfg.RequestHeader)
 	fl.StringVar(&f.logLevel, "log-level", "warn", "debug, info, warn or error")
 	outputFlag(cmd, &f.output)
 	return cmd
+}
+
+// requestHeaderFlags are those of kube-apiserver.
+func requestHeaderFlags(fl *pflag.FlagSet, h *cluster.RequestHeader) {
+	fl.StringVar(&h.ClientCAFile, "requestheader-client-ca-file", "", "authorities (PEM) of proxies that may say in headers whom they speak for")
+	fl.StringSliceVar(&h.AllowedNames, "requestheader-allowed-names", nil, "common names of such proxies (default: all that the authorities certify)")
+	fl.StringSliceVar(&h.UserHeaders, "requestheader-username-headers", nil, "headers that name the user (default X-Remote-User)")
+	fl.StringSliceVar(&h.UIDHeaders, "requestheader-uid-headers", nil, "headers that name the user's UID (default X-Remote-Uid)")
+	fl.StringSliceVar(&h.GroupHeaders, "requestheader-group-headers", nil, "headers that name the user's groups (default X-Remote-Group)")
+	fl.StringSliceVar(&h.ExtraPrefixes, "requestheader-extra-headers-prefix", nil, "prefixes of headers with the user's extra values (default X-Remote-Extra-)")
 }
 
 func (f *upFlags) config(cmd *cobra.Command) (cfg cluster.Config, err error) {

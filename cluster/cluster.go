@@ -34,12 +34,13 @@ type Cluster struct {
 	ready   chan struct{}
 	stop    chan stopRequest
 
-	authority *pki.Authority
-	store     *store.Store
-	secrets   secrets
-	api       *apiserver.Server
-	addresses []netip.Addr
-	node      atomic.Pointer[node]
+	authority  *pki.Authority
+	frontProxy *pki.Authority
+	store      *store.Store
+	secrets    secrets
+	api        *apiserver.Server
+	addresses  []netip.Addr
+	node       atomic.Pointer[node]
 
 	readyIn  time.Duration
 	instance control.Instance

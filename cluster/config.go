@@ -38,6 +38,8 @@ type Config struct {
 	// EncryptionConfig is a file of kind EncryptionConfiguration; empty has
 	// Secrets encrypted by a key in DataDir.
 	EncryptionConfig string
+	// RequestHeader names proxies in front of the API.
+	RequestHeader RequestHeader
 
 	Log *slog.Logger
 	// Progress is told of each step as it is done; nil for nobody.

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -25,6 +26,7 @@ import (
 	nodeauth "proa/auth/node"
 	"proa/auth/pki"
 	"proa/auth/rbac"
+	"proa/auth/requestheader"
 	"proa/auth/token"
 	"proa/client"
 	"proa/controllers"
@@ -35,7 +37,11 @@ import (
 )
 
 func (c *Cluster) openAuthority(context.Context) (err error) {
-	c.authority, err = pki.Open(filepath.Join(c.cfg.DataDir, "pki"))
+	dir := filepath.Join(c.cfg.DataDir, "pki")
+	if c.authority, err = pki.Open(dir); err != nil {
+		return err
+	}
+	c.frontProxy, err = pki.OpenFrontProxy(dir)
 	return err
 }
 
@@ -65,13 +71,18 @@ func (c *Cluster) startAPI(context.Context) error {
 	if err != nil {
 		return err
 	}
+	proxies, proxyCAs, err := c.frontProxies()
+	if err != nil {
+		return err
+	}
 	c.api, err = apiserver.New(apiserver.Config{
 		Store: c.store, Registry: api.Builtin(), Tokens: tokens,
-		Authenticator: auth.Authenticators{auth.ClientCertificates{Roots: c.authority.Roots}, auth.BearerTokens{Issuer: tokens}},
+		Authenticator: auth.Authenticators{requestheader.Authenticator{Config: proxies}, auth.ClientCertificates{Roots: c.authority.Roots}, auth.BearerTokens{Issuer: tokens}},
 		Authorizer:    auth.Authorizers{auth.Masters{}, nodeauth.New(view), rbac.Authorizer{View: view}},
 		ServiceCIDR:   c.cfg.ServiceCIDR, NodePorts: [2]int{30000, 32767}, ClusterDomain: c.cfg.ClusterDomain, TaintNodes: true,
 		ExternalHost: net.JoinHostPort(c.advertised().String(), strconv.Itoa(c.cfg.APIPort)),
 		OpenAPI:      openapi.New(api.Builtin()), Node: c.nodeHandler, Bootstrap: append(rbac.Bootstrap(), c.dnsService()...), Log: c.cfg.Log,
+		FrontProxy: c.frontProxy.Identity(pki.FrontProxyName).Certificate, ExtensionAuthentication: c.extensionAuthentication(proxies, proxyCAs),
 	})
 	if err != nil {
 		return err
@@ -81,7 +92,7 @@ func (c *Cluster) startAPI(context.Context) error {
 		return fmt.Errorf("%w: choose another port with --api-port", err)
 	}
 	c.parts.Go("API objects", c.api.Run)
-	c.parts.Go("API", func(ctx context.Context) error { return c.serveAPI(ctx, l) })
+	c.parts.Go("API", func(ctx context.Context) error { return c.serveAPI(ctx, l, c.clientAuthorities(proxyCAs)) })
 	if _, err := c.authority.Kubeconfig(c.cfg.Kubeconfig, c.url(), "kubernetes-admin", auth.GroupMasters); err != nil {
 		return fmt.Errorf("writing the kubeconfig: %w", err)
 	}
@@ -89,13 +100,13 @@ func (c *Cluster) startAPI(context.Context) error {
 	return nil
 }
 
-func (c *Cluster) serveAPI(ctx context.Context, l net.Listener) error {
+func (c *Cluster) serveAPI(ctx context.Context, l net.Listener, clients *x509.CertPool) error {
 	cert := c.authority.Serving("kube-apiserver", c.names)
 	srv := &http.Server{
 		Handler: c.api.Handler(),
 		TLSConfig: &tls.Config{
 			MinVersion: tls.VersionTLS12, GetCertificate: cert.GetCertificate,
-			ClientAuth: tls.RequestClientCert, ClientCAs: c.authority.Roots(), NextProtos: []string{"h2", "http/1.1"},
+			ClientAuth: tls.RequestClientCert, ClientCAs: clients, NextProtos: []string{"h2", "http/1.1"},
 		},
 		ErrorLog:          slog.NewLogLogger(c.cfg.Log.Handler(), slog.LevelDebug),
 		ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 1 << 20,

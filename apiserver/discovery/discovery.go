@@ -5,81 +5,116 @@ package discovery
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/base64"
 	"slices"
 	"strings"
 
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/version"
+	apiversion "k8s.io/apimachinery/pkg/version"
 
 	"proa/api"
 )
 
-// priority orders the built-in groups as upstream lists them, which decides what
-// a bare resource name means to kubectl. Other groups follow by name.
-var priority = []string{
-	"", "apiregistration.k8s.io", "apps", "events.k8s.io", "authentication.k8s.io", "authorization.k8s.io",
-	"autoscaling", "batch", "certificates.k8s.io", "networking.k8s.io", "policy", "rbac.authorization.k8s.io",
-	"storage.k8s.io", "admissionregistration.k8s.io", "apiextensions.k8s.io", "scheduling.k8s.io",
-	"coordination.k8s.io", "node.k8s.io", "discovery.k8s.io", "resource.k8s.io", "flowcontrol.apiserver.k8s.io",
-	"internal.apiserver.k8s.io", "storagemigration.k8s.io",
+// Set is everything that discovery tells: what the registry serves, and what
+// other servers serve behind this one.
+type Set struct {
+	Registry *api.Registry
+	// Remote are the group versions of other servers; one that the registry
+	// has too is theirs.
+	Remote []Remote
+	// Priorities hold where an APIService says otherwise than DefaultPriority.
+	Priorities map[schema.GroupVersion]Priority
+}
+
+// Remote is a group version of another server. Doc is what that one told last;
+// it has no resources where it never did.
+type Remote struct {
+	schema.GroupVersion
+	Doc apidiscoveryv2.APIVersionDiscovery
 }
 
 // group is one API group with its versions, preferred first.
 type group struct {
 	name     string
-	versions []string
-	rows     map[string][]api.Served
+	priority int32
+	versions []version
 }
 
-func groups(r *api.Registry) []group {
+type version struct {
+	name     string
+	priority int32
+	rows     []api.Served
+	remote   *Remote
+}
+
+func (s Set) groups() []group {
 	byName := map[string]*group{}
-	for gv, served := range r.Groups() {
+	add := func(gv schema.GroupVersion, v version) {
 		g := byName[gv.Group]
 		if g == nil {
-			g = &group{name: gv.Group, rows: map[string][]api.Served{}}
+			g = &group{name: gv.Group}
 			byName[gv.Group] = g
 		}
-		g.versions = append(g.versions, gv.Version)
-		g.rows[gv.Version] = served
+		p := s.priority(gv)
+		v.name, v.priority, g.priority = gv.Version, p.Version, max(g.priority, p.Group)
+		g.versions = append(g.versions, v)
+	}
+	theirs := map[schema.GroupVersion]bool{}
+	for i := range s.Remote {
+		r := &s.Remote[i]
+		theirs[r.GroupVersion] = true
+		add(r.GroupVersion, version{remote: r})
+	}
+	for gv, served := range s.Registry.Groups() {
+		if !theirs[gv] {
+			add(gv, version{rows: served})
+		}
 	}
 	out := make([]group, 0, len(byName))
 	for _, g := range byName {
-		slices.SortFunc(g.versions, func(a, b string) int { return version.CompareKubeAwareVersionStrings(b, a) })
+		slices.SortFunc(g.versions, compareVersions)
 		out = append(out, *g)
 	}
-	slices.SortFunc(out, compareGroups)
+	slices.SortFunc(out, func(a, b group) int {
+		return cmp.Or(cmp.Compare(b.priority, a.priority), strings.Compare(a.name, b.name))
+	})
 	return out
 }
 
-func compareGroups(a, b group) int {
-	rank := func(g group) int {
-		if i := slices.Index(priority, g.name); i >= 0 {
-			return i
-		}
-		return len(priority)
+func compareVersions(a, b version) int {
+	return cmp.Or(cmp.Compare(b.priority, a.priority), apiversion.CompareKubeAwareVersionStrings(b.name, a.name))
+}
+
+func (s Set) priority(gv schema.GroupVersion) Priority {
+	if p, ok := s.Priorities[gv]; ok {
+		return p
 	}
-	return cmp.Or(cmp.Compare(rank(a), rank(b)), strings.Compare(a.name, b.name))
+	p, _ := DefaultPriority(gv)
+	return p
 }
 
 // Versions is /api.
-func Versions(r *api.Registry, address string) *metav1.APIVersions {
+func (s Set) Versions(address string) *metav1.APIVersions {
 	out := &metav1.APIVersions{ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{{ClientCIDR: "0.0.0.0/0", ServerAddress: address}}}
 	out.Kind = "APIVersions"
-	for _, g := range groups(r) {
+	for _, g := range s.groups() {
 		if g.name == "" {
-			out.Versions = g.versions
+			for _, v := range g.versions {
+				out.Versions = append(out.Versions, v.name)
+			}
 		}
 	}
 	return out
 }
 
 // GroupList is /apis.
-func GroupList(r *api.Registry) *metav1.APIGroupList {
+func (s Set) GroupList() *metav1.APIGroupList {
 	out := &metav1.APIGroupList{Groups: []metav1.APIGroup{}}
 	out.Kind, out.APIVersion = "APIGroupList", "v1"
-	for _, g := range groups(r) {
+	for _, g := range s.groups() {
 		if g.name != "" {
 			out.Groups = append(out.Groups, g.document())
 		}
@@ -88,8 +123,8 @@ func GroupList(r *api.Registry) *metav1.APIGroupList {
 }
 
 // Group is /apis/GROUP, or nil.
-func Group(r *api.Registry, name string) *metav1.APIGroup {
-	for _, g := range groups(r) {
+func (s Set) Group(name string) *metav1.APIGroup {
+	for _, g := range s.groups() {
 		if g.name == name && name != "" {
 			doc := g.document()
 			doc.Kind, doc.APIVersion = "APIGroup", "v1"
@@ -102,13 +137,13 @@ func Group(r *api.Registry, name string) *metav1.APIGroup {
 func (g group) document() metav1.APIGroup {
 	out := metav1.APIGroup{Name: g.name}
 	for _, v := range g.versions {
-		out.Versions = append(out.Versions, metav1.GroupVersionForDiscovery{GroupVersion: g.name + "/" + v, Version: v})
+		out.Versions = append(out.Versions, metav1.GroupVersionForDiscovery{GroupVersion: g.name + "/" + v.name, Version: v.name})
 	}
 	out.PreferredVersion = out.Versions[0]
 	return out
 }
 
-// ResourceList is /api/v1 or /apis/GROUP/VERSION, or nil.
+// ResourceList is /api/v1 or /apis/GROUP/VERSION of this server's own, or nil.
 func ResourceList(r *api.Registry, gv schema.GroupVersion) *metav1.APIResourceList {
 	rows := r.Groups()[gv]
 	if rows == nil {
@@ -139,8 +174,18 @@ func Verbs(r *api.Resource) []string {
 func resource(s api.Served) metav1.APIResource {
 	return metav1.APIResource{
 		Name: s.Plural, SingularName: s.Singular, Namespaced: s.Namespaced, Kind: s.GVK().Kind,
-		Verbs: Verbs(s.Resource), ShortNames: s.Short, Categories: s.Categories,
+		Verbs: Verbs(s.Resource), ShortNames: s.Short, Categories: s.Categories, StorageVersionHash: storageHash(s.Resource),
 	}
+}
+
+// storageHash changes when objects are kept in another version, which tells a
+// storage migrator to rewrite them. It is empty for what is not kept.
+func storageHash(r *api.Resource) string {
+	if r.NewList == nil || !slices.Contains(Verbs(r), "create") {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(r.Group + "/" + r.Version + "/" + r.Kind))
+	return base64.StdEncoding.EncodeToString(sum[:8])
 }
 
 func subresource(s api.Served, sub api.Subresource) metav1.APIResource {
@@ -155,46 +200,63 @@ func subresource(s api.Served, sub api.Subresource) metav1.APIResource {
 }
 
 // Aggregated is everything below /api (core) or /apis (the rest) in one document.
-func Aggregated(r *api.Registry, core bool) *apidiscoveryv2.APIGroupDiscoveryList {
+func (s Set) Aggregated(core bool) *apidiscoveryv2.APIGroupDiscoveryList {
 	out := &apidiscoveryv2.APIGroupDiscoveryList{Items: []apidiscoveryv2.APIGroupDiscovery{}}
 	out.SetGroupVersionKind(apidiscoveryv2.SchemeGroupVersion.WithKind("APIGroupDiscoveryList"))
-	for _, g := range groups(r) {
+	for _, g := range s.groups() {
 		if (g.name == "") != core {
 			continue
 		}
 		item := apidiscoveryv2.APIGroupDiscovery{ObjectMeta: metav1.ObjectMeta{Name: g.name}}
 		for _, v := range g.versions {
-			item.Versions = append(item.Versions, aggregatedVersion(g.name, v, g.rows[v]))
+			item.Versions = append(item.Versions, v.document())
 		}
 		out.Items = append(out.Items, item)
 	}
 	return out
 }
 
-func aggregatedVersion(groupName, v string, rows []api.Served) apidiscoveryv2.APIVersionDiscovery {
-	out := apidiscoveryv2.APIVersionDiscovery{Version: v, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent}
-	for _, s := range rows {
-		res := apidiscoveryv2.APIResourceDiscovery{
-			Resource: s.Plural, SingularResource: s.Singular, ResponseKind: responseKind(s.GVK()),
-			Scope: apidiscoveryv2.ScopeCluster, Verbs: Verbs(s.Resource), ShortNames: s.Short, Categories: s.Categories,
+func (v version) document() apidiscoveryv2.APIVersionDiscovery {
+	if v.remote != nil {
+		doc := v.remote.Doc
+		doc.Version = v.name
+		if doc.Freshness == "" {
+			doc.Freshness = apidiscoveryv2.DiscoveryFreshnessStale
 		}
-		if s.Namespaced {
-			res.Scope = apidiscoveryv2.ScopeNamespace
-		}
-		for _, sub := range s.Subresources {
-			kind := s.GVK()
-			if !sub.Kind.Empty() {
-				kind = sub.Kind
-			}
-			res.Subresources = append(res.Subresources, apidiscoveryv2.APISubresourceDiscovery{
-				Subresource: sub.Name, ResponseKind: responseKind(kind), Verbs: sub.Verbs,
-			})
-		}
-		out.Resources = append(out.Resources, res)
+		return doc
+	}
+	out := apidiscoveryv2.APIVersionDiscovery{Version: v.name, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent}
+	for _, s := range v.rows {
+		out.Resources = append(out.Resources, aggregatedResource(s))
 	}
 	return out
 }
 
-func responseKind(gvk schema.GroupVersionKind) *metav1.GroupVersionKind {
+func aggregatedResource(s api.Served) apidiscoveryv2.APIResourceDiscovery {
+	own := s.GVK()
+	res := apidiscoveryv2.APIResourceDiscovery{
+		Resource: s.Plural, SingularResource: s.Singular, ResponseKind: responseKind(own, own),
+		Scope: apidiscoveryv2.ScopeCluster, Verbs: Verbs(s.Resource), ShortNames: s.Short, Categories: s.Categories,
+	}
+	if s.Namespaced {
+		res.Scope = apidiscoveryv2.ScopeNamespace
+	}
+	for _, sub := range s.Subresources {
+		kind := own
+		if !sub.Kind.Empty() {
+			kind = sub.Kind
+		}
+		res.Subresources = append(res.Subresources, apidiscoveryv2.APISubresourceDiscovery{
+			Subresource: sub.Name, ResponseKind: responseKind(kind, own), Verbs: sub.Verbs,
+		})
+	}
+	return res
+}
+
+// responseKind names the group and version where they are not the document's.
+func responseKind(gvk, own schema.GroupVersionKind) *metav1.GroupVersionKind {
+	if gvk.GroupVersion() == own.GroupVersion() {
+		return &metav1.GroupVersionKind{Kind: gvk.Kind}
+	}
 	return &metav1.GroupVersionKind{Group: gvk.Group, Version: gvk.Version, Kind: gvk.Kind}
 }

@@ -1,0 +1,3 @@
+package aggregate
+
+type documents struct{}
