@@ -105,11 +105,7 @@ func (t *table) add(row *Resource) error {
 	row.complete()
 	t.byKey[row.Key()] = row
 	t.all = append(t.all, row)
-	served := []Served{{Resource: row}}
-	for i := range row.Versions {
-		served = append(served, Served{Resource: row, As: &row.Versions[i]})
-	}
-	for _, s := range served {
+	for _, s := range row.served() {
 		gvk := s.GVK()
 		t.byGVK[gvk] = s
 		t.byGVR[gvk.GroupVersion().WithResource(row.Plural)] = s
@@ -118,6 +114,24 @@ func (t *table) add(row *Resource) error {
 		t.byType[typ] = row
 	}
 	return nil
+}
+
+// served lists what clients see of a row.
+func (r *Resource) served() []Served {
+	var out []Served
+	if r.Custom == nil || !r.Custom.Unserved {
+		out = append(out, Served{Resource: r})
+	}
+	for i := range r.Versions {
+		out = append(out, Served{Resource: r, As: &r.Versions[i]})
+	}
+	if r.Custom != nil {
+		for _, sibling := range r.Custom.Siblings {
+			sibling.complete()
+			out = append(out, Served{Resource: sibling})
+		}
+	}
+	return out
 }
 
 // typed tells a row with a Go type of its own from one of a custom resource.

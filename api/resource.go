@@ -1,6 +1,8 @@
 package api
 
 import (
+	"context"
+	"sync/atomic"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -39,9 +41,12 @@ type Resource struct {
 	NewList func() runtime.Object
 	// Versions lists the further served versions, if any.
 	Versions []Version
-	// Schema is a custom resource's OpenAPI v3 schema at a served version, as
-	// JSON. It is nil for built-in kinds, whose Go types say it.
+	// Schema is a custom resource's OpenAPI v3 schema at any version that it
+	// has, as JSON. It is nil for built-in kinds, whose Go types say it.
 	Schema func(version string) []byte
+	// Custom is what only rows have that were made of a
+	// CustomResourceDefinition; nil for built-in kinds.
+	Custom *Custom
 
 	// Default fills unset fields of a decoded object as the published API
 	// documents. It must be idempotent.
@@ -60,6 +65,12 @@ type Resource struct {
 	// after Validate. Errors carry upstream's paths and reasons.
 	Validate       func(obj Object) field.ErrorList
 	ValidateUpdate func(obj, old Object) field.ErrorList
+	// Conditional says that a PUT must name the resourceVersion that it was made
+	// from.
+	Conditional bool
+	// Ratchets says that ValidateUpdate judges the whole object itself, and
+	// forgives what was wrong before: Validate is for creates only.
+	Ratchets bool
 	// Warnings are sent to the client in Warning headers; old is nil on create.
 	Warnings func(obj, old Object) []string
 	// Graceful decides a delete that names no grace period of its own or that
@@ -93,6 +104,44 @@ type Resource struct {
 	// index name to the values that an object is found under. The store keeps
 	// them current.
 	Indexes map[string]func(obj Object) []string
+}
+
+// Custom is how objects of a CustomResourceDefinition's kind pass between the
+// form that is stored and the versions that are served. Each version has a row
+// of its own, whose hooks are all for objects of that version; the rows share
+// one Key and one store. What is stored may be of any version that the
+// definition has had, and may be older than its schema.
+type Custom struct {
+	// Siblings are the rows of the other served versions; only the storage
+	// version's row has them. Unserved says that the storage version itself is
+	// kept from clients.
+	Siblings []*Resource
+	Unserved bool
+	// Versions lists all that objects and managed fields may be of, served or
+	// not.
+	Versions []string
+	// Show makes objects of the row's version of stored ones, which it does not
+	// change: converted, pruned and with defaults. Keep makes the form to store
+	// of one of the row's version, which it takes over.
+	Show func(stored []Object) ([]Object, error)
+	Keep func(obj Object) (Object, error)
+	// Convert makes a copy of an object in any of Versions.
+	Convert func(obj Object, version string) (Object, error)
+	// Coerce brings what a client sent into the schema's form: metadata is
+	// checked, unknown fields go. With report it names those fields.
+	Coerce func(obj Object, report bool) (unknown []error, err error)
+	// Relabels says that conversion may change labels and annotations, so that
+	// selectors must look at what is shown.
+	Relabels bool
+	// Notices are warnings that every answer carries (a deprecated version).
+	Notices []string
+	// Closing says that the kind is on its way out: no object may be created.
+	Closing *atomic.Bool
+	// Edition is different for each state of the definition; answers encoded
+	// under one are no good under the next.
+	Edition string
+	// Life ends when the row is taken out of the registry.
+	Life context.Context
 }
 
 // Version is a served version that is not the storage version.
@@ -131,6 +180,10 @@ type Subresource struct {
 type ScalePaths struct {
 	Get func(obj Object) (spec, status int32, selector string)
 	Set func(obj Object, replicas int32)
+	// Check, where an object may have no scale to read, tells why; named is
+	// false where all that is missing is the wished number of replicas, at Path.
+	Check func(obj Object) (named bool, err error)
+	Path  string
 }
 
 // StandardVerbs are the verbs of an ordinary stored kind, in the order that

@@ -9,11 +9,14 @@ import (
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	crdvalidation "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/validation"
+	crdschema "k8s.io/apiextensions-apiserver/pkg/apiserver/validation"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/cel/environment"
 	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 	"k8s.io/kube-aggregator/pkg/apis/apiregistration/v1/helper"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 )
 
 func apiextensionsRows() []*Resource {
@@ -21,7 +24,7 @@ func apiextensionsRows() []*Resource {
 }
 
 func customResourceDefinitionRow() *Resource {
-	return kind[*apiextensionsv1.CustomResourceDefinition]{
+	row := kind[*apiextensionsv1.CustomResourceDefinition]{
 		GroupVersion: apiextensionsv1.SchemeGroupVersion, Plural: "customresourcedefinitions", Short: []string{"crd", "crds"}, Categories: extensionCategory,
 		List:   &apiextensionsv1.CustomResourceDefinitionList{},
 		Status: true, Generation: true,
@@ -32,22 +35,89 @@ func customResourceDefinitionRow() *Resource {
 		PrepareUpdate: func(c, old *apiextensionsv1.CustomResourceDefinition) {
 			c.Status.StoredVersions = withStorageVersion(old.Status.StoredVersions, c)
 		},
-		Validate: func(c *apiextensionsv1.CustomResourceDefinition) field.ErrorList {
-			return withInternal(c, func(c *apiextensions.CustomResourceDefinition) field.ErrorList {
-				return crdvalidation.ValidateCustomResourceDefinition(context.Background(), c)
-			})
-		},
-		ValidateUpdate: func(c, old *apiextensionsv1.CustomResourceDefinition) field.ErrorList {
-			return withInternals(c, old, crdvalidation.ValidateCustomResourceDefinitionUpdate)
-		},
-		ValidateStatus: func(c, old *apiextensionsv1.CustomResourceDefinition) field.ErrorList {
-			return withInternals(c, old, crdvalidation.ValidateUpdateCustomResourceDefinitionStatus)
-		},
-		Columns: columns(nameColumn, createdAtColumn),
+		Deleting: closeDefinition,
+		Warnings: definitionWarnings,
+		Columns:  columns(nameColumn, createdAtColumn),
 		Cells: func(c *apiextensionsv1.CustomResourceDefinition, _ time.Time) []any {
 			return createdAtCells(c)
 		},
 	}.row()
+	// The published validation judges metadata, and updates as a whole.
+	row.Validate = func(obj Object) field.ErrorList {
+		return withInternal(obj.(*apiextensionsv1.CustomResourceDefinition), func(c *apiextensions.CustomResourceDefinition) field.ErrorList {
+			return crdvalidation.ValidateCustomResourceDefinition(context.Background(), c)
+		})
+	}
+	row.Ratchets, row.Conditional = true, true
+	row.ValidateUpdate = func(obj, old Object) field.ErrorList {
+		return withInternals(obj.(*apiextensionsv1.CustomResourceDefinition), old.(*apiextensionsv1.CustomResourceDefinition), crdvalidation.ValidateCustomResourceDefinitionUpdate)
+	}
+	row.Subresource("status").ValidateUpdate = func(obj, old Object) field.ErrorList {
+		return withInternals(obj.(*apiextensionsv1.CustomResourceDefinition), old.(*apiextensionsv1.CustomResourceDefinition), crdvalidation.ValidateUpdateCustomResourceDefinitionStatus)
+	}
+	return row
+}
+
+// closeDefinition holds a definition that is deleted until its instances are
+// gone.
+func closeDefinition(c *apiextensionsv1.CustomResourceDefinition) {
+	if !slices.Contains(c.Finalizers, apiextensionsv1.CustomResourceCleanupFinalizer) {
+		c.Finalizers = append(c.Finalizers, apiextensionsv1.CustomResourceCleanupFinalizer)
+	}
+	pending := apiextensionsv1.CustomResourceDefinitionCondition{
+		Type: apiextensionsv1.Terminating, Status: apiextensionsv1.ConditionTrue, Reason: "InstanceDeletionPending",
+		Message: "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon",
+	}
+	if at := c.DeletionTimestamp; at != nil {
+		pending.LastTransitionTime = *at
+	}
+	c.Status.Conditions = append(slices.DeleteFunc(c.Status.Conditions, func(c apiextensionsv1.CustomResourceDefinitionCondition) bool {
+		return c.Type == apiextensionsv1.Terminating
+	}), pending)
+}
+
+// definitionWarnings tell of formats that nobody checks, and of sets whose items
+// cannot be told apart; old is nil on create.
+func definitionWarnings(c, old *apiextensionsv1.CustomResourceDefinition) []string {
+	known := schemaWarnings(old)
+	return slices.DeleteFunc(schemaWarnings(c), func(w string) bool { return slices.Contains(known, w) })
+}
+
+func schemaWarnings(c *apiextensionsv1.CustomResourceDefinition) []string {
+	if c == nil {
+		return nil
+	}
+	var formats, sets []string
+	for _, v := range c.Spec.Versions {
+		if v.Schema == nil || v.Schema.OpenAPIV3Schema == nil {
+			continue
+		}
+		in := &apiextensions.JSONSchemaProps{}
+		if apiextensionsv1.Convert_v1_JSONSchemaProps_To_apiextensions_JSONSchemaProps(v.Schema.OpenAPIV3Schema, in, nil) != nil {
+			continue // validation says so
+		}
+		crdvalidation.SchemaHas(in, func(s *apiextensions.JSONSchemaProps) bool {
+			formats = append(formats, unknownFormats(s)...)
+			if s.XListType != nil && *s.XListType == "set" && s.Items != nil && s.Items.Schema != nil && (s.Items.Schema.Type == "object" || s.Items.Schema.Type == "array") {
+				sets = append(sets, fmt.Sprintf("x-kubernetes-list-type: set for items of type %q is not supported by server-side apply or CEL validation rules", s.Items.Schema.Type))
+			}
+			return false
+		})
+	}
+	slices.Sort(sets)
+	return append(formats, slices.Compact(sets)...)
+}
+
+func unknownFormats(s *apiextensions.JSONSchemaProps) []string {
+	if s.Format == "" {
+		return nil
+	}
+	var out []string
+	schema := &spec.Schema{SchemaProps: spec.SchemaProps{Format: s.Format, Type: []string{s.Type}}}
+	for _, f := range crdschema.GetUnrecognizedFormats(schema, environment.DefaultCompatibilityVersion()) {
+		out = append(out, fmt.Sprintf("unrecognized format %q", f))
+	}
+	return out
 }
 
 // withStorageVersion notes that objects are kept in the storage version from

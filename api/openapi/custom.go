@@ -35,6 +35,13 @@ func withCustom(groups map[schema.GroupVersion][]api.Served) (map[string]definit
 
 const metaSchemas = "#/components/schemas/io.k8s.apimachinery.pkg.apis.meta.v1."
 
+// Complete is a custom resource's schema with what every object has, as the
+// documents show it.
+func Complete(own []byte) ([]byte, error) {
+	def, err := customSchema(own)
+	return []byte(def.v3), err
+}
+
 // customSchema is the schema of a CustomResourceDefinition with what every
 // object has. One that says nothing stays open, since naming metadata alone
 // would make kubectl refuse all else; v2 has no other way to be open.

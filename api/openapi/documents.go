@@ -108,7 +108,9 @@ func hashOf(gv schema.GroupVersion, served []api.Served) string {
 		for _, sub := range s.Subresources {
 			fmt.Fprintf(h, "/%s %s %v\n", sub.Name, sub.Kind, sub.Verbs)
 		}
-		if s.Schema != nil {
+		if s.Custom != nil {
+			io.WriteString(h, s.Custom.Edition) // a schema costs time to make
+		} else if s.Schema != nil {
 			h.Write(s.Schema(gv.Version))
 		}
 	}

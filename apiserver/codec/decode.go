@@ -151,6 +151,9 @@ func cannotBe(got, expect schema.GroupVersionKind, err error) error {
 	return &DecodeError{fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", got.Kind, got.Version, expect.Kind, err)}
 }
 
+// NotOfKind says that a body which could be read is still no object of the kind.
+func NotOfKind(expect schema.GroupVersionKind, err error) error { return cannotBe(expect, expect, err) }
+
 // StrictError is the answer to a body with duplicate or unknown fields under
 // field validation Strict.
 func StrictError(gvk schema.GroupVersionKind, strict []error) error {

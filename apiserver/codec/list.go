@@ -19,6 +19,9 @@ import (
 // WriteList writes a list answer. JSON and protobuf are written by copying the
 // records' encoded forms, one after the other.
 func (s Shape) WriteList(w io.Writer, m metav1.ListMeta, records []*store.Record) error {
+	if err := s.Prepare(records); err != nil {
+		return err
+	}
 	switch s.Format {
 	case Protobuf:
 		return s.writeProtobufList(w, m, records)
@@ -153,7 +156,7 @@ func writeAll(w io.Writer, pieces ...[]byte) error {
 func (s Shape) writeDecodedList(w io.Writer, m metav1.ListMeta, records []*store.Record) error {
 	objs := make([]runtime.Object, 0, len(records))
 	for _, rec := range records {
-		obj, err := rec.Object()
+		obj, err := Shown(s.Served, rec)
 		if err != nil {
 			return err
 		}
@@ -203,5 +206,5 @@ func (s Shape) newList() runtime.Object {
 
 // IsCustom tells a custom resource's objects from those with a Go type.
 func IsCustom(r *api.Resource) bool {
-	return reflect.TypeOf(r.New()) == reflect.TypeFor[*unstructured.Unstructured]()
+	return r.Custom != nil || reflect.TypeOf(r.New()) == reflect.TypeFor[*unstructured.Unstructured]()
 }

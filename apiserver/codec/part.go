@@ -3,12 +3,14 @@ package codec
 import (
 	"encoding/binary"
 	"encoding/json"
+	"slices"
 	"strconv"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	kjson "sigs.k8s.io/json"
 
 	"proa/api"
 	"proa/store"
@@ -56,6 +58,9 @@ func (s Shape) ListGVK() schema.GroupVersionKind {
 		return metaListKind
 	}
 	gvk := s.Served.GVK()
+	if s.Served.Custom != nil {
+		return s.Served.NewList().GetObjectKind().GroupVersionKind() // definitions choose its name
+	}
 	gvk.Kind += "List"
 	return gvk
 }
@@ -73,7 +78,13 @@ func (s Shape) formName() string {
 		name = "cbor"
 	}
 	if s.Meta {
-		return name + ":meta"
+		name += ":meta"
+	}
+	if c := s.Served.Custom; c != nil {
+		return name + ":" + c.Edition
+	}
+	if s.Meta {
+		return name
 	}
 	if s.Served.As != nil {
 		return name + ":" + s.Served.As.Group + "/" + s.Served.As.Version
@@ -81,7 +92,95 @@ func (s Shape) formName() string {
 	return name
 }
 
-// Convert shows a storage object in this shape, unencoded.
+// Shown is a record's object as requests for the resource see it: of the storage
+// version for built-in kinds, of the row's for custom resources. It may be
+// shared, and must not be changed.
+func Shown(served api.Served, rec *store.Record) (api.Object, error) {
+	obj, err := rec.Object()
+	if err != nil || served.Custom == nil {
+		return obj, err
+	}
+	if obj.GetObjectKind().GroupVersionKind() != served.GVK() && served.Custom.Relabels {
+		return converted(served, rec, obj)
+	}
+	return show(served, obj)
+}
+
+func show(served api.Served, obj api.Object) (api.Object, error) {
+	out, err := served.Custom.Show([]api.Object{obj})
+	if err != nil {
+		return nil, err
+	}
+	return out[0], nil
+}
+
+// converted reads what a webhook made of a record, and asks it only if nobody
+// has done so.
+func converted(served api.Served, rec *store.Record, obj api.Object) (api.Object, error) {
+	data, err := rec.Form(Shape{Served: served, Format: JSON}.formName(), func() ([]byte, error) {
+		out, err := show(served, obj)
+		if err != nil {
+			return nil, err
+		}
+		return json.Marshal(out)
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := served.New()
+	return out, kjson.UnmarshalCaseSensitivePreserveInts(data, out)
+}
+
+// convertBatch is how many objects one call of a conversion webhook gets.
+const convertBatch = 100
+
+// Prepare has the webhook of a custom resource convert together what a list
+// will show; other resources need nothing.
+func (s Shape) Prepare(records []*store.Record) error {
+	if s.Served.Custom == nil || !s.Served.Custom.Relabels {
+		return nil
+	}
+	plain := Shape{Served: s.Served, Format: JSON}
+	var todo []*store.Record
+	for _, rec := range records {
+		obj, err := rec.Object()
+		if err != nil {
+			return err
+		}
+		if obj.GetObjectKind().GroupVersionKind() != s.Served.GVK() && !rec.HasForm(plain.formName()) {
+			todo = append(todo, rec)
+		}
+	}
+	for part := range slices.Chunk(todo, convertBatch) {
+		if err := plain.convertAll(part); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s Shape) convertAll(records []*store.Record) error {
+	objs := make([]api.Object, len(records))
+	for i, rec := range records {
+		obj, err := rec.Object()
+		if err != nil {
+			return err
+		}
+		objs[i] = obj
+	}
+	shown, err := s.Served.Custom.Show(objs)
+	if err != nil {
+		return err
+	}
+	for i, rec := range records {
+		if _, err := rec.Form(s.formName(), func() ([]byte, error) { return json.Marshal(shown[i]) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Convert shows an object that Shown gave in this shape, unencoded.
 func (s Shape) Convert(obj api.Object) (api.Object, error) {
 	if s.Meta {
 		return partial(obj), nil
@@ -117,13 +216,25 @@ func (s Shape) Record(rec *store.Record) (Part, error) {
 		}
 	}
 	body, err := rec.Form(s.formName(), func() ([]byte, error) {
-		obj, err := rec.Object()
+		obj, err := s.source(rec)
 		if err != nil {
 			return nil, err
 		}
 		return s.encode(obj)
 	})
 	return Part{Body: body}, err
+}
+
+// source is Shown, but for the form that Shown itself may read.
+func (s Shape) source(rec *store.Record) (api.Object, error) {
+	if s.Served.Custom != nil && s.Format == JSON && !s.Meta {
+		obj, err := rec.Object()
+		if err != nil {
+			return nil, err
+		}
+		return show(s.Served, obj)
+	}
+	return Shown(s.Served, rec)
 }
 
 func (s Shape) envelope(raw []byte, revision uint64) Part {
@@ -142,7 +253,7 @@ func (s Shape) Object(obj api.Object) (Part, error) {
 // shows when an object leaves its selector. It is kept with the newer record.
 func (s Shape) Left(prev, rec *store.Record) (Part, error) {
 	body, err := rec.Form("left:"+s.formName(), func() ([]byte, error) {
-		obj, err := prev.Object()
+		obj, err := Shown(s.Served, prev)
 		if err != nil {
 			return nil, err
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	kjson "sigs.k8s.io/json"
 
 	"proa/api"
@@ -35,6 +36,10 @@ func (s Storage) Encode(resource string, obj api.Object) ([]byte, error) {
 // Objects that were written under a version that is served still are converted.
 func (s Storage) Decode(resource string, data []byte) (api.Object, error) {
 	row := s.Registry.ByKey(resource)
+	if !bytes.HasPrefix(data, magic) && (row == nil || row.Custom != nil) {
+		obj := &unstructured.Unstructured{} // also where the definition has gone since
+		return obj, kjson.UnmarshalCaseSensitivePreserveInts(data, obj)
+	}
 	if row == nil {
 		return nil, fmt.Errorf("codec: no resource %q", resource)
 	}

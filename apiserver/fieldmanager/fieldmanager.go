@@ -4,6 +4,7 @@
 package fieldmanager
 
 import (
+	"context"
 	"fmt"
 	"sync"
 
@@ -21,8 +22,9 @@ import (
 
 // Managers hands out the field manager of each endpoint, made on first use.
 type Managers struct {
-	registry *api.Registry
-	cache    sync.Map // key → *managedfields.FieldManager
+	registry    *api.Registry
+	cache       sync.Map // key → *managedfields.FieldManager
+	customTypes sync.Map // *api.Resource → func that makes its managedfields.TypeConverter, once
 }
 
 // New returns the managers of a registry's rows.
@@ -71,6 +73,9 @@ func (m *Managers) of(served api.Served, subresource string) (*managedfields.Fie
 	if fm, ok := m.cache.Load(k); ok {
 		return fm.(*managedfields.FieldManager), nil
 	}
+	if served.Custom != nil {
+		return m.custom(k)
+	}
 	make := managedfields.NewDefaultFieldManager
 	if codec.IsCustom(served.Resource) {
 		make = managedfields.NewDefaultCRDFieldManager
@@ -86,6 +91,27 @@ func (m *Managers) of(served api.Served, subresource string) (*managedfields.Fie
 		m.cache.Store(k, fm)
 	}
 	return fm, err
+}
+
+// custom makes the manager of a custom resource, which is kept for as long as
+// the row is served.
+func (m *Managers) custom(k key) (*managedfields.FieldManager, error) {
+	make, _ := m.customTypes.LoadOrStore(k.row, sync.OnceValues(func() (managedfields.TypeConverter, error) { return newCustomTypes(k.row) }))
+	tc, err := make.(func() (managedfields.TypeConverter, error))()
+	if err != nil {
+		return nil, err
+	}
+	conv := customConverter{k.row}
+	fm, err := managedfields.NewDefaultCRDFieldManager(tc, conv, conv, conv, k.gvk, k.gvk.GroupVersion(), k.subresource, customResets(k.row, k.subresource))
+	if err != nil {
+		return nil, err
+	}
+	m.cache.Store(k, fm)
+	context.AfterFunc(k.row.Custom.Life, func() {
+		m.cache.Delete(k)
+		m.customTypes.Delete(k.row)
+	})
+	return fm, nil
 }
 
 func types(served api.Served) (managedfields.TypeConverter, error) {

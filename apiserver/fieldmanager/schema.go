@@ -19,12 +19,20 @@ import (
 //go:embed schema.gob.gz
 var packed []byte
 
-// builtinTypes are the published schemas of the built-in kinds: which lists are
+// builtinSchema is the published schemas of the built-in kinds: which lists are
 // maps or sets, what is atomic. They are unpacked at the first write.
-var builtinTypes = sync.OnceValues(func() (managedfields.TypeConverter, error) {
+var builtinSchema = sync.OnceValues(func() ([]schema.TypeDef, error) {
 	types, err := unpack(packed)
 	if err != nil {
 		return nil, fmt.Errorf("fieldmanager: the built-in schemas: %w", err)
+	}
+	return types, nil
+})
+
+var builtinTypes = sync.OnceValues(func() (managedfields.TypeConverter, error) {
+	types, err := builtinSchema()
+	if err != nil {
+		return nil, err
 	}
 	parser := &typed.Parser{Schema: schema.Schema{Types: types}}
 	return fallback{managedfields.NewSchemeTypeConverter(scheme.Scheme, parser), managedfields.NewDeducedTypeConverter()}, nil

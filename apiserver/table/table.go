@@ -41,7 +41,7 @@ func included(served api.Served, obj api.Object, include, version string) (out r
 		}
 		return runtime.RawExtension{Object: shown}, err
 	case metav1.IncludeObject:
-		shown, err := codec.FromStorage(served, obj)
+		shown, err := codec.FromStorage(served, obj) // custom resources come as they are shown
 		return runtime.RawExtension{Object: shown}, err
 	}
 	return out, apierrors.NewBadRequest(fmt.Sprintf("unrecognized includeObject value: %q", include))
