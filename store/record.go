@@ -125,6 +125,16 @@ func (r *Record) Form(name string, make func() ([]byte, error)) ([]byte, error) 
 	return data, nil
 }
 
+// HasForm tells whether Form would have to make nothing, at this moment.
+func (r *Record) HasForm(name string) bool {
+	for f := r.forms.Load(); f != nil; f = f.next {
+		if f.name == name {
+			return f.data.Load() != nil
+		}
+	}
+	return false
+}
+
 // form finds the named form's place in the record's list, or adds one.
 func (r *Record) form(name string) *form {
 	for {
