@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
 
+	"proa/apiserver/aggregate"
 	"proa/apiserver/codec"
 	"proa/apiserver/discovery"
 )
@@ -63,6 +64,10 @@ func noPath() error {
 func (s *Server) serveOpenAPI(x *exchange) {
 	if s.cfg.OpenAPI == nil {
 		x.fail(noPath())
+		return
+	}
+	if local, ok := s.cfg.OpenAPI.(aggregate.Local); ok {
+		s.aggregate.ServeOpenAPI(x, x.r, local)
 		return
 	}
 	s.cfg.OpenAPI.ServeHTTP(x, x.r)

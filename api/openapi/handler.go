@@ -57,6 +57,11 @@ func (d *Documents) serveV2(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
+	ServeV2(w, r, doc)
+}
+
+// ServeV2 answers with a v2 document in the form that the client takes.
+func ServeV2(w http.ResponseWriter, r *http.Request, doc Document) {
 	serve(w, r, doc, protoV2, handler.ToProtoBinary)
 }
 
