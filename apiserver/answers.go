@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"mime"
 	"net/http"
@@ -67,15 +68,15 @@ func (c *call) unstored(code int, obj api.Object) error {
 // record answers with a stored object by copying its encoded form.
 func (c *call) record(code int, rec *store.Record) error {
 	if c.w.As == "Table" {
-		obj, err := rec.Object()
+		obj, err := codec.Shown(c.served, rec)
 		if err != nil {
-			return apierrors.NewInternalError(err)
+			return broken(err)
 		}
 		return c.table(code, []api.Object{obj}, endpoint.List{Revision: rec.Revision()})
 	}
 	part, err := c.shape().Record(rec)
 	if err != nil {
-		return apierrors.NewInternalError(err)
+		return broken(err)
 	}
 	if c.w.Format == codec.YAML {
 		data, err := yaml.JSONToYAML(part.Body)
@@ -93,6 +94,16 @@ func (c *call) record(code int, rec *store.Record) error {
 	}
 	c.pieces(code, part)
 	return nil
+}
+
+// broken is the answer to a stored object that cannot be shown. An error that is
+// an answer already (of a conversion webhook) stays as it is.
+func broken(err error) error {
+	var known apierrors.APIStatus
+	if errors.As(err, &known) {
+		return err
+	}
+	return apierrors.NewInternalError(err)
 }
 
 var newline = []byte("\n")
@@ -121,11 +132,14 @@ var listBuffers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 64
 // writeList answers with a list, written piece by piece.
 func (c *call) writeList(l endpoint.List) error {
 	if c.w.As == "Table" {
+		if err := c.shape().Prepare(l.Records); err != nil {
+			return broken(err)
+		}
 		objs := make([]api.Object, 0, len(l.Records))
 		for _, rec := range l.Records {
-			obj, err := rec.Object()
+			obj, err := codec.Shown(c.served, rec)
 			if err != nil {
-				return apierrors.NewInternalError(err)
+				return broken(err)
 			}
 			objs = append(objs, obj)
 		}
@@ -154,7 +168,7 @@ func (c *call) writeList(l endpoint.List) error {
 		if c.status != 0 {
 			panic(http.ErrAbortHandler) // half a list must not look whole
 		}
-		return apierrors.NewInternalError(err)
+		return broken(err)
 	}
 	_ = buf.Flush() // a client that went away cannot be told
 	return nil

@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"proa/api"
+	"proa/apiserver/codec"
 	"proa/apiserver/endpoint"
 	"proa/auth"
 	"proa/client"
@@ -236,11 +237,12 @@ func (l *local) row(obj client.Object) (*api.Resource, error) {
 }
 
 func (l *local) Get(ctx context.Context, r *api.Resource, key client.Key) (client.Object, error) {
-	rec, err := l.e.Get(ctx, l.request(r, key, ""), "")
+	q := l.request(r, key, "")
+	rec, err := l.e.Get(ctx, q, "")
 	if err != nil {
 		return nil, err
 	}
-	return rec.Object()
+	return codec.Shown(q.Served, rec)
 }
 
 // own copies what the caller hands in, since it may keep using it, and names its

@@ -13,6 +13,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -71,6 +72,7 @@ func (c *call) readObject() (api.Object, error) {
 	if err := c.decode(obj, c.served.GVK()); err != nil {
 		return nil, err
 	}
+	obj.GetObjectKind().SetGroupVersionKind(c.served.GVK())
 	out, err := codec.ToStorage(c.served, obj)
 	if err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
@@ -91,6 +93,13 @@ func (c *call) decode(into runtime.Object, gvk schema.GroupVersionKind) error {
 		return err
 	}
 	strict, err := codec.Decode(f, body, into, gvk, c.q.Validation != metav1.FieldValidationIgnore)
+	if own, ok := into.(*unstructured.Unstructured); ok && err == nil && c.served.Custom != nil {
+		var unknown []error
+		if unknown, err = c.served.Custom.Coerce(own, c.q.Validation != metav1.FieldValidationIgnore); err != nil {
+			err = codec.NotOfKind(gvk, err)
+		}
+		strict = append(strict, unknown...)
+	}
 	if err != nil {
 		return apierrors.NewBadRequest(err.Error())
 	}
@@ -114,8 +123,13 @@ var patchTypes = map[string]types.PatchType{
 func (c *call) patch() error {
 	contentType := mediaTypeOf(c.r.Header.Get("Content-Type"))
 	kind, ok := patchTypes[contentType]
+	if c.served.Custom != nil && c.t.Subresource != "scale" && kind == types.StrategicMergePatchType {
+		ok = false // it takes a Go type to know the merge keys
+	}
 	if !ok {
-		return unsupportedMedia(contentType, slices.Sorted(maps.Keys(patchTypes))...)
+		return unsupportedMedia(contentType, slices.DeleteFunc(slices.Sorted(maps.Keys(patchTypes)), func(t string) bool {
+			return c.served.Custom != nil && t == string(types.StrategicMergePatchType)
+		})...)
 	}
 	body, err := c.readBody()
 	if err != nil {

@@ -81,6 +81,11 @@ func (s *Server) serveResource(x *exchange, user auth.User, served api.Served) e
 	if !served.Namespaced {
 		c.q.Namespace = ""
 	}
+	if served.Custom != nil {
+		for _, text := range served.Custom.Notices {
+			x.warn(text)
+		}
+	}
 	if !x.t.collection() {
 		c.q.Name = x.t.Name
 	}

@@ -19,6 +19,7 @@ import (
 	"proa/apiserver/aggregate"
 	"proa/apiserver/callout"
 	"proa/apiserver/codec"
+	"proa/apiserver/custom"
 	"proa/apiserver/endpoint"
 	"proa/apiserver/fieldmanager"
 	"proa/auth"
@@ -74,6 +75,7 @@ type Server struct {
 	// callout reaches webhooks and aggregated servers.
 	callout   *callout.Pool
 	aggregate *aggregate.Aggregator
+	custom    *custom.Follower
 	ready     atomic.Bool
 	stopping  atomic.Bool
 }
@@ -105,6 +107,12 @@ func New(c Config) (*Server, error) {
 			ServiceCIDR: c.ServiceCIDR, NodePorts: c.NodePorts, Newest: c.Store.Snapshot, TaintNodes: c.TaintNodes,
 			Authorizer: c.Authorizer, Rules: s.rules,
 		}),
+	}
+	s.custom = custom.New(custom.Config{
+		Store: c.Store, Registry: c.Registry, Client: s.Client(auth.System("system:kube-apiserver")), Pool: s.callout, Now: c.Now, Log: c.Log,
+	})
+	if err := s.custom.Load(context.Background()); err != nil {
+		return nil, err
 	}
 	s.aggregate = aggregate.New(aggregate.Config{
 		Store: c.Store, Registry: c.Registry, Client: s.Client(auth.System("system:kube-aggregator")), Pool: s.callout, Log: c.Log, Now: c.Now,
@@ -140,6 +148,7 @@ func (s *Server) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.keep(ctx) })
 	group.Go(func() error { return s.expireEvents(ctx) })
+	group.Go(func() error { return s.custom.Run(ctx) })
 	group.Go(func() error { return s.aggregate.Run(ctx) })
 	return group.Wait()
 }

@@ -56,6 +56,7 @@ func (c *call) watch() error {
 	if f, ok := c.Unwrap().(http.Flusher); !ok || f == nil {
 		return errors.New("the connection cannot stream")
 	}
+	defer c.endWithKind()()
 	gauge := c.s.metrics.watches.WithLabelValues(c.t.Plural)
 	gauge.Inc()
 	defer gauge.Dec()
@@ -67,6 +68,21 @@ func (c *call) watch() error {
 	st.run(deadlineOf(c.r.Context(), opts), opts.AllowWatchBookmarks)
 	return nil
 }
+
+// endWithKind lets the request end when its custom resource is redefined: what
+// it shows from then on is of another shape. It returns what releases that.
+func (c *call) endWithKind() func() {
+	if c.served.Custom == nil {
+		return func() {}
+	}
+	ctx, cancel := context.WithCancelCause(c.r.Context())
+	c.r = c.r.WithContext(ctx)
+	stop := context.AfterFunc(c.served.Custom.Life, func() { cancel(errRedefined) })
+	return func() { stop(); cancel(nil) }
+}
+
+// errRedefined ends watches of a custom resource that changed.
+var errRedefined = errors.New("the resource was redefined")
 
 func deadlineOf(ctx context.Context, opts endpoint.ListOptions) time.Time {
 	d := minWatch + rand.N(minWatch)
@@ -81,7 +97,8 @@ func deadlineOf(ctx context.Context, opts endpoint.ListOptions) time.Time {
 }
 
 func (st *stream) run(end time.Time, bookmarks bool) {
-	if st.begin() != nil {
+	if err := st.begin(); err != nil {
+		st.fail(err)
 		return
 	}
 	for {
@@ -93,6 +110,11 @@ func (st *stream) run(end time.Time, bookmarks bool) {
 		changes, rev, err := st.w.Next(ctx)
 		cancel()
 		switch {
+		case err == nil:
+			if err := st.send(changes); err != nil {
+				st.fail(err)
+				return
+			}
 		case st.c.r.Context().Err() != nil:
 			return
 		case errors.Is(err, context.DeadlineExceeded):
@@ -102,13 +124,9 @@ func (st *stream) run(end time.Time, bookmarks bool) {
 			if !time.Now().Before(end) {
 				return
 			}
-		case err != nil:
+		default:
 			st.fail(err)
 			return
-		default:
-			if st.send(changes) != nil {
-				return
-			}
 		}
 	}
 }
@@ -170,7 +188,7 @@ func (st *stream) tablePart(ch endpoint.Change) (codec.Part, error) {
 	if ch.Prev != nil {
 		rec = ch.Prev
 	}
-	obj, err := rec.Object()
+	obj, err := codec.Shown(st.c.served, rec)
 	if err != nil {
 		return codec.Part{}, err
 	}

@@ -81,6 +81,9 @@ func (e *Endpoint) createOnce(ctx context.Context, q Request, obj api.Object) (R
 	if err := e.prepareCreate(q, obj); err != nil {
 		return Result{}, err
 	}
+	if c := q.Served.Custom; c != nil && c.Closing.Load() {
+		return Result{}, apierrors.NewForbidden(q.Served.GR(), q.Name, errors.New("create not allowed while custom resource definition is terminating"))
+	}
 	world := e.Store.Snapshot()
 	if len(q.Name) > 0 && world.Get(q.key()) != nil {
 		return Result{}, e.alreadyExists(q, world)
@@ -166,12 +169,18 @@ func (e *Endpoint) insert(ctx context.Context, q Request, ar *admission.Request)
 		}
 		return Result{object: ar.Object, Created: true}, nil
 	}
-	writes := append([]store.Write{{Key: q.key(), Object: ar.Object}}, ar.Writes()...)
+	obj, err := stored(q, ar.Object)
+	if err != nil {
+		return Result{}, internal(err)
+	}
+	writes := append([]store.Write{{Key: q.key(), Object: obj}}, ar.Writes()...)
 	records, err := e.Store.Commit(ctx, writes...)
 	if err != nil {
 		return Result{}, err
 	}
-	return Result{Record: records[0], Created: true}, nil
+	res := q.result(records[0], ar.Object)
+	res.Created = true
+	return res, nil
 }
 
 func (e *Endpoint) createError(q Request, err error) error {

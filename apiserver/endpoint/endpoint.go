@@ -62,7 +62,8 @@ type Request struct {
 }
 
 // Result is the outcome of a write: the stored record, or where there is none
-// (dry run, a deletion, an answered review) the object.
+// (dry run, a deletion, an answered review) the object. A custom resource has
+// both: the record may be of another version.
 type Result struct {
 	Record  *store.Record
 	object  api.Object
@@ -73,7 +74,7 @@ type Result struct {
 
 // Object is the result's object, shared.
 func (r Result) Object() (api.Object, error) {
-	if r.Record != nil {
+	if r.Record != nil && r.object == nil {
 		return r.Record.Object()
 	}
 	return r.object, nil
@@ -115,11 +116,40 @@ func live(world store.Snapshot, q Request) (*store.Record, api.Object, error) {
 	if rec == nil {
 		return nil, nil, q.notFound()
 	}
-	obj, err := rec.Object()
+	obj, err := codec.Shown(q.Served, rec)
 	if err != nil {
-		return nil, nil, apierrors.NewInternalError(err)
+		return nil, nil, internal(err)
 	}
 	return rec, obj, nil
+}
+
+// internal is the answer where the fault is the server's; an error that is an
+// answer already stays as it is.
+func internal(err error) error {
+	var known apierrors.APIStatus
+	if errors.As(err, &known) {
+		return err
+	}
+	return apierrors.NewInternalError(err)
+}
+
+// stored is the form that an object is kept in. The object is given away.
+func stored(q Request, obj api.Object) (api.Object, error) {
+	if q.Served.Custom == nil {
+		return obj, nil
+	}
+	return q.Served.Custom.Keep(obj)
+}
+
+// result is the outcome of a committed write.
+func (q Request) result(rec *store.Record, obj api.Object) Result {
+	if q.Served.Custom != nil {
+		if rv := formatRevision(rec.Revision()); obj.GetResourceVersion() != rv {
+			obj.SetResourceVersion(rv) // another version's object than the one that the store has
+		}
+		return Result{Record: rec, object: obj}
+	}
+	return Result{Record: rec}
 }
 
 // encode makes the storage bytes of a new state.

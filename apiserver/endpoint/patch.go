@@ -50,7 +50,7 @@ func (e *Endpoint) Patch(ctx context.Context, q Request, p Patch) (Result, error
 		return e.apply(ctx, q, p)
 	}
 	return e.modify(ctx, q, func(old api.Object) (api.Object, error) {
-		shown, err := codec.FromStorage(q.Served, old)
+		shown, err := codec.FromStorage(q.Served, old) // live has done it for custom resources
 		if err != nil {
 			return nil, apierrors.NewInternalError(err)
 		}
@@ -103,8 +103,25 @@ func patchObject(q Request, old api.Object, p Patch) (api.Object, error) {
 	if err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
-	strict = append(duplicates(p), strict...)
+	unknown, err := coerce(q, next)
+	if err != nil {
+		return nil, err
+	}
+	strict = append(append(duplicates(p), strict...), unknown...)
 	return next, judgeStrict(q, old.GetObjectKind().GroupVersionKind(), strict)
+}
+
+// coerce brings a custom resource's object into its schema's form; what was
+// unknown is for judgeStrict.
+func coerce(q Request, obj api.Object) ([]error, error) {
+	if _, own := obj.(*unstructured.Unstructured); !own || q.Served.Custom == nil {
+		return nil, nil
+	}
+	unknown, err := q.Served.Custom.Coerce(obj, q.Validation != metav1.FieldValidationIgnore)
+	if err != nil {
+		return nil, apierrors.NewBadRequest(codec.NotOfKind(q.Served.GVK(), err).Error())
+	}
+	return unknown, nil
 }
 
 func newLike(q Request, old api.Object) api.Object {

@@ -156,7 +156,7 @@ func page(world store.Snapshot, scope store.Scope, sel Selection, from continuat
 	for rec := range candidates(world, scope, sel, from.after(scope)) {
 		ok, err := sel.matches(rec)
 		if err != nil {
-			return List{}, apierrors.NewInternalError(err)
+			return List{}, internal(err)
 		}
 		if !ok {
 			continue

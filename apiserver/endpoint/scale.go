@@ -2,6 +2,8 @@ package endpoint
 
 import (
 	"context"
+	"fmt"
+	"math"
 	"reflect"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
@@ -11,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"proa/api"
+	"proa/apiserver/codec"
 )
 
 // ScaleKind is what the endpoint "scale" of every kind takes and gives.
@@ -22,12 +25,21 @@ func (e *Endpoint) GetScale(ctx context.Context, q Request) (*autoscalingv1.Scal
 	if err != nil {
 		return nil, err
 	}
-	obj, err := rec.Object()
+	obj, err := codec.Shown(q.Served, rec)
 	if err != nil {
-		return nil, apierrors.NewInternalError(err)
+		return nil, internal(err)
+	}
+	if sub := q.Served.Subresource("scale"); sub != nil && sub.Scale != nil && sub.Scale.Check != nil {
+		if _, err := sub.Scale.Check(obj); err != nil {
+			return nil, internal(err)
+		}
 	}
 	return scaleOf(q, obj)
 }
+
+// unnamed stands in a patch's source for replicas that the object does not
+// name, so that a patch which does not name them either is known.
+const unnamed = math.MinInt32
 
 func scaleOf(q Request, obj api.Object) (*autoscalingv1.Scale, error) {
 	sub := q.Served.Subresource("scale")
@@ -86,9 +98,20 @@ func (e *Endpoint) changeScale(ctx context.Context, q Request, change func(*auto
 		if err != nil {
 			return nil, err
 		}
+		paths := q.Served.Subresource("scale").Scale
+		if paths.Check != nil {
+			if named, err := paths.Check(old); err != nil && named {
+				return nil, internal(err)
+			} else if !named {
+				was.Spec.Replicas = unnamed
+			}
+		}
 		next, err := change(was)
 		if err != nil {
 			return nil, err
+		}
+		if next.Spec.Replicas == unnamed {
+			return nil, apierrors.NewBadRequest(fmt.Sprintf("the spec replicas field %q cannot be empty", paths.Path))
 		}
 		if next.Spec.Replicas < 0 {
 			errs := field.ErrorList{field.Invalid(field.NewPath("spec", "replicas"), next.Spec.Replicas, "must be greater than or equal to 0")}
@@ -99,7 +122,7 @@ func (e *Endpoint) changeScale(ctx context.Context, q Request, change func(*auto
 		if next.UID != "" {
 			obj.SetUID(next.UID)
 		}
-		q.Served.Subresource("scale").Scale.Set(obj, next.Spec.Replicas)
+		paths.Set(obj, next.Spec.Replicas)
 		return obj, nil
 	})
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"proa/api"
+	"proa/apiserver/codec"
 	"proa/store"
 )
 
@@ -86,11 +87,20 @@ func (s Selection) matches(rec *store.Record) (bool, error) {
 	if s.all() {
 		return true, nil
 	}
-	obj, err := rec.Object()
+	obj, err := s.look(rec)
 	if err != nil {
 		return false, err
 	}
 	return s.matchesObject(obj), nil
+}
+
+// look is the object as far as the selectors need it: labels are those that are
+// stored, unless conversion changes them.
+func (s Selection) look(rec *store.Record) (api.Object, error) {
+	if c := s.row.Custom; c != nil && s.fields.Empty() && !c.Relabels {
+		return rec.Object()
+	}
+	return codec.Shown(api.Served{Resource: s.row}, rec)
 }
 
 func (s Selection) matchesObject(obj api.Object) bool {

@@ -8,6 +8,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"proa/api"
 	"proa/apiserver/admission"
@@ -25,6 +27,9 @@ func (e *Endpoint) Update(ctx context.Context, q Request, obj api.Object) (Resul
 		return Result{}, err
 	}
 	next := func(api.Object) (api.Object, error) {
+		if rv := obj.GetResourceVersion(); q.Served.Conditional && q.Subresource != "scale" && (rv == "" || rv == "0") {
+			return nil, unconditional(q)
+		}
 		next := obj.DeepCopyObject().(api.Object)
 		if q.Served.Default != nil {
 			q.Served.Default(next)
@@ -40,6 +45,13 @@ func (e *Endpoint) Update(ctx context.Context, q Request, obj api.Object) (Resul
 		return e.Create(ctx, q, obj)
 	}
 	return res, err
+}
+
+// unconditional refuses an update that does not say what it was made from.
+func unconditional(q Request) error {
+	at := field.NewPath("metadata", "resourceVersion")
+	errs := field.ErrorList{field.Invalid(at, uint64(0), "must be specified for an update")}
+	return apierrors.NewInvalid(schema.GroupKind{Group: q.Served.Group, Kind: q.Served.Plural}, q.Name, errs)
 }
 
 func checkNames(q *Request, obj api.Object) error {
@@ -179,7 +191,7 @@ func validateUpdate(q Request, obj, old api.Object) error {
 		judge = sub.ValidateUpdate
 	}
 	gk := q.Served.Resource.GVK().GroupKind()
-	if whole && q.Served.Validate != nil {
+	if whole && q.Served.Validate != nil && !q.Served.Ratchets {
 		errs := q.Served.Validate(obj)
 		if judge != nil {
 			errs = append(errs, judge(obj, old)...)
@@ -204,17 +216,21 @@ func (e *Endpoint) replace(ctx context.Context, q Request, rec *store.Record, ar
 	if dies(ar.Object) {
 		return e.remove(ctx, q, rec, ar.Object, ar.World)
 	}
-	data, err := e.encode(ar.Object, q.key())
+	obj, err := stored(q, ar.Object)
+	if err != nil {
+		return Result{}, internal(err)
+	}
+	data, err := e.encode(obj, q.key())
 	if err != nil {
 		return Result{}, apierrors.NewInternalError(err)
 	}
-	if len(ar.Writes()) == 0 && !rec.Stale() && (bytes.Equal(data, rec.Data()) || e.onlyTimes(ar, q.key(), rec)) {
-		return Result{Record: rec}, nil
+	if len(ar.Writes()) == 0 && !rec.Stale() && (bytes.Equal(data, rec.Data()) || e.onlyTimes(obj, ar.Old, q.key(), rec)) {
+		return q.result(rec, ar.Old), nil
 	}
 	if q.DryRun {
 		return Result{object: ar.Object}, nil
 	}
-	write := store.Write{Key: q.key(), Object: ar.Object, Expect: rec.Revision(), Data: data}
+	write := store.Write{Key: q.key(), Object: obj, Expect: rec.Revision(), Data: data}
 	records, err := e.Store.Commit(ctx, append([]store.Write{write}, ar.Writes()...)...)
 	if errors.Is(err, store.ErrConflict) {
 		return Result{}, err
@@ -222,19 +238,19 @@ func (e *Endpoint) replace(ctx context.Context, q Request, rec *store.Record, ar
 	if err != nil {
 		return Result{}, storeError(q, err)
 	}
-	return Result{Record: records[0]}, nil
+	return q.result(records[0], ar.Object), nil
 }
 
 // onlyTimes tells whether nothing but the times in managedFields differs: such an
 // update is not written either.
-func (e *Endpoint) onlyTimes(ar *admission.Request, key store.Key, rec *store.Record) bool {
-	now, was := ar.Object.GetManagedFields(), ar.Old.GetManagedFields()
+func (e *Endpoint) onlyTimes(obj, old api.Object, key store.Key, rec *store.Record) bool {
+	now, was := obj.GetManagedFields(), old.GetManagedFields()
 	if len(now) == 0 || !sameOwners(now, was) {
 		return false
 	}
-	ar.Object.SetManagedFields(was)
-	defer ar.Object.SetManagedFields(now)
-	data, err := e.encode(ar.Object, key)
+	obj.SetManagedFields(was)
+	defer obj.SetManagedFields(now)
+	data, err := e.encode(obj, key)
 	return err == nil && bytes.Equal(data, rec.Data())
 }
 

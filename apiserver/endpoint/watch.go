@@ -115,7 +115,7 @@ func (w *Watch) Next(ctx context.Context) ([]Change, uint64, error) {
 	for _, ev := range events {
 		c, err := w.sel.change(ev)
 		if err != nil {
-			return nil, rev, apierrors.NewInternalError(err)
+			return nil, rev, internal(err)
 		}
 		if c.Record != nil {
 			changes = append(changes, c)
