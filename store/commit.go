@@ -35,12 +35,18 @@ func (s *Store) Commit(ctx context.Context, writes ...Write) ([]*Record, error) 
 	if err := s.prepare(writes); err != nil {
 		return nil, err
 	}
+	if s.remote != nil {
+		return s.submitRemote(ctx, writes)
+	}
 	j := &job{writes: writes, done: make(chan struct{})}
 	err := s.submit(ctx, j)
 	return j.records, err
 }
 
 func (s *Store) Reindex(ctx context.Context, resource string) error {
+	if s.remote != nil {
+		return s.reindexHere(resource)
+	}
 	return s.submit(ctx, &job{reindex: resource, done: make(chan struct{})})
 }
 
@@ -93,12 +99,8 @@ func (s *Store) submit(ctx context.Context, j *job) error {
 		return err
 	}
 	s.mu.Lock()
-	if s.broken != nil || s.closing {
-		err := s.broken
+	if err := s.refusing(); err != nil {
 		s.mu.Unlock()
-		if err == nil {
-			err = ErrClosed
-		}
 		return err
 	}
 	s.queue = append(s.queue, j)
@@ -114,6 +116,20 @@ func (s *Store) submit(ctx context.Context, j *job) error {
 		<-j.done
 		return j.err
 	}
+}
+
+// refusing tells why no write is taken, or nil. The caller holds mu.
+func (s *Store) refusing() error {
+	if s.broken == nil && s.closing {
+		return ErrClosed
+	}
+	return s.broken
+}
+
+func (s *Store) refusal() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.refusing()
 }
 
 func (s *Store) wakeCommitter() {
@@ -199,7 +215,7 @@ func (j *job) frees() bool {
 // engine's, which all jobs were given.
 func (s *Store) attempt(batch []*job, freeing bool) error {
 	base := s.world.Load()
-	st := &stage{base: base, revision: base.revision, touched: map[string]*tree{}, registry: s.registry, floor: s.start}
+	st := &stage{base: base, revision: base.revision, touched: map[string]*tree{}, registry: s.registry, floor: s.start.Load()}
 	for _, j := range batch {
 		j.records, j.err = nil, nil
 		if j.reindex != "" {
@@ -250,11 +266,16 @@ func (s *Store) publish(st *stage) {
 	s.trimTotal(w, st, now)
 	s.world.Store(w)
 	s.watched.notify(st.events)
-	s.notified.Store(w.revision)
+	s.announce(w.revision)
+}
+
+// announce tells those who wait for a revision that it has come.
+func (s *Store) announce(revision uint64) {
+	s.notified.Store(revision)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.waiters = slices.DeleteFunc(s.waiters, func(wt waiter) bool {
-		if wt.revision > w.revision {
+		if wt.revision > revision {
 			return false
 		}
 		close(wt.done)
@@ -277,10 +298,10 @@ func (s *Store) trimTotal(w *world, st *stage, now time.Time) {
 				largest = t
 			}
 		}
-		before := largest.history.bytes
-		if before == 0 {
+		if largest == nil || largest.history.bytes == 0 {
 			return
 		}
+		before := largest.history.bytes
 		largest.history.trim(limits{age: s.limits.age, events: s.limits.events, bytes: before / 2}, now)
 		sum -= before - largest.history.bytes
 	}
@@ -311,33 +332,47 @@ func (s *stage) apply(writes []Write, shared *shared) ([]*Record, error) {
 }
 
 func (s *stage) write(w *Write, shared *shared) *Record {
-	prev := s.get(w.Key)
-	if w.Object == nil && prev == nil {
-		return nil
+	e := Entry{Key: w.Key, Revision: s.revision + 1}
+	var next *Record
+	if w.Object != nil {
+		next = newRecord(w, e.Revision, shared)
+		e.Value = w.kept
 	}
-	s.revision++
-	t := s.own(w.Key.Resource)
-	r := &Record{key: w.Key, revision: s.revision, data: w.Data, by: w.by, shared: shared}
+	r := s.set(e.Key, e.Revision, next)
+	if r != nil {
+		s.revision++
+		s.entries = append(s.entries, e)
+	}
+	return r
+}
+
+// newRecord is what a write makes at a revision. It takes the object over.
+func newRecord(w *Write, revision uint64, shared *shared) *Record {
+	r := &Record{key: w.Key, revision: revision, data: w.Data, by: w.by, shared: shared}
+	w.Object.SetResourceVersion(strconv.FormatUint(revision, 10))
+	r.object.Store(&w.Object)
+	return r
+}
+
+// set makes next what a key holds; nil deletes. It returns next, or for a
+// deletion the state before under the new revision, or nil where there was none.
+func (s *stage) set(k Key, revision uint64, next *Record) *Record {
+	prev := s.get(k)
 	typ := Modified
 	switch {
-	case w.Object == nil:
-		typ, r.data = Deleted, prev.data
-		t.remove(w.Key)
+	case next == nil && prev == nil:
+		return nil
+	case next == nil:
+		typ, next = Deleted, &Record{key: k, revision: revision, data: prev.data, by: prev.by, shared: prev.shared}
+		s.own(k.Resource).remove(k)
 	case prev == nil:
 		typ = Added
 		fallthrough
 	default:
-		w.Object.SetResourceVersion(strconv.FormatUint(s.revision, 10))
-		r.object.Store(&w.Object)
-		t.put(r)
+		s.own(k.Resource).put(next)
 	}
-	e := Entry{Key: w.Key, Revision: s.revision}
-	if typ != Deleted {
-		e.Value = w.kept
-	}
-	s.entries = append(s.entries, e)
-	s.events = append(s.events, Event{Type: typ, Revision: s.revision, Record: r, Prev: prev})
-	return r
+	s.events = append(s.events, Event{Type: typ, Revision: revision, Record: next, Prev: prev})
+	return next
 }
 
 // reindex files a resource under its row of now.

@@ -5,8 +5,8 @@ import "context"
 // Engine makes transactions durable and brings them back. The store serialises
 // Commit calls by itself (group commit: one call carries many transactions).
 //
-// Two implementations pass one conformance suite (store/enginetest): the
-// embedded one (store/pebble) and etcd.
+// It belongs to one process. Remote is what several share; both pass one
+// conformance suite (store/enginetest).
 type Engine interface {
 	// Load calls emit once a live key, in key order, and returns the revision
 	// of the newest write ever committed, deletes included. It fails, naming
@@ -21,6 +21,34 @@ type Engine interface {
 	// the engine keeps back for them.
 	Commit(ctx context.Context, entries []Entry, freeing bool) error
 	// Stat is for metrics and for doctor.
+	Stat() Stat
+	Close() error
+}
+
+// Remote is a datastore outside this process that several stores write to at
+// once. It gives the revisions itself and tells of everybody's writes; a store
+// builds its world from what Follow reports, and from nothing else.
+//
+// All methods may be called at any time, from many goroutines, until Close.
+type Remote interface {
+	// Load calls emit once a live key, in any order, as of one revision, which
+	// it returns. That may be a past one, as long as Follow can go on from it.
+	Load(ctx context.Context, emit func(Entry) error) (revision uint64, err error)
+	// Submit makes all writes durable or none, and returns the revision that
+	// they have in common, and which of them changed anything (a delete may
+	// find nothing). Errors: *ConflictError, ErrNoSpace, ErrTooLarge and
+	// ErrUnavailable mean none; ErrUnconfirmed that nobody knows.
+	Submit(ctx context.Context, writes []Write) (revision uint64, changed []bool, err error)
+	// Follow reports every change after a revision, in order, a revision never
+	// in two parts, and at times, with no entries, how far it has come. It waits
+	// out whatever can pass by itself. It returns when ctx ends; or with
+	// ErrExpired, when what changed since is not known any more.
+	Follow(ctx context.Context, after uint64, report func(entries []Entry, revision uint64)) error
+	// Newest is a revision not before that of any write that was acknowledged
+	// to anybody before the call. ErrUnavailable.
+	Newest(ctx context.Context) (uint64, error)
+	// Nudge has Follow tell soon how far it has come.
+	Nudge(ctx context.Context)
 	Stat() Stat
 	Close() error
 }

@@ -16,7 +16,9 @@ import (
 
 // Config of a Store. Zero limits take the defaults in New.
 type Config struct {
+	// Engine or Remote is where the data is.
 	Engine Engine
+	Remote Remote
 	Codec  Codec
 	// Sealer stands between the values and the engine; nil for nobody.
 	Sealer   Sealer
@@ -41,8 +43,9 @@ type Store struct {
 	log      *slog.Logger
 	shared   *shared
 	limits   limits
-	total    int // limit of all histories together
-	start    uint64
+	total    int           // limit of all histories together
+	start    atomic.Uint64 // the oldest revision that anything here goes back to
+	remote   *remote       // nil on an engine
 
 	world    atomic.Pointer[world]
 	notified atomic.Uint64 // every watcher knows of the events up to here
@@ -88,7 +91,13 @@ func New(c Config) (*Store, error) {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	if err := s.load(); err != nil {
+	if c.Remote != nil {
+		if err := s.attach(c.Remote); err != nil {
+			return nil, errors.Join(err, c.Remote.Close())
+		}
+		return s, nil
+	}
+	if err := s.load(c.Engine.Load); err != nil {
 		return nil, errors.Join(err, c.Engine.Close())
 	}
 	go s.run()
@@ -103,10 +112,10 @@ func setDefault[T comparable](v *T, d T) {
 }
 
 // load builds the first world.
-func (s *Store) load() error {
+func (s *Store) load(from func(context.Context, func(Entry) error) (uint64, error)) error {
 	trees := map[string]*tree{}
 	namespaces := map[string]string{}
-	revision, err := s.engine.Load(context.Background(), func(e Entry) error {
+	revision, err := from(context.Background(), func(e Entry) error {
 		t := trees[e.Key.Resource]
 		if t == nil {
 			t = newTree(s.registry.ByKey(e.Key.Resource), 0)
@@ -118,14 +127,15 @@ func (s *Store) load() error {
 		return err
 	}
 	// Clients read revision 0 as "any", so the first world is at 1.
-	s.start = max(revision, 1)
+	start := max(revision, 1)
+	s.start.Store(start)
 	all := &btree.Map[string, *tree]{}
 	for resource, t := range trees {
-		t.history.floor = s.start
+		t.history.floor = start
 		all.Set(resource, t)
 	}
-	s.world.Store(newWorld(s.start, all))
-	s.notified.Store(s.start)
+	s.world.Store(newWorld(start, all))
+	s.notified.Store(start)
 	return nil
 }
 
@@ -164,10 +174,16 @@ func (s *Store) Close() error {
 	again := s.closing
 	s.closing = true
 	s.mu.Unlock()
+	if s.remote != nil {
+		s.remote.stop()
+	}
 	s.wakeCommitter()
 	<-s.closed
-	if again {
+	switch {
+	case again:
 		return nil
+	case s.remote != nil:
+		return s.remote.Close()
 	}
 	return s.engine.Close()
 }
@@ -181,7 +197,12 @@ func (s *Store) Err() error {
 }
 
 // Stat is the engine's.
-func (s *Store) Stat() Stat { return s.engine.Stat() }
+func (s *Store) Stat() Stat {
+	if s.remote != nil {
+		return s.remote.Stat()
+	}
+	return s.engine.Stat()
+}
 
 func (s *Store) Snapshot() Snapshot { return &s.world.Load().view }
 
@@ -190,7 +211,7 @@ func (s *Store) SnapshotAt(revision uint64, resources ...string) (Snapshot, erro
 	if revision > w.revision {
 		return nil, ErrFuture
 	}
-	if revision < s.start {
+	if revision < s.start.Load() {
 		return nil, ErrExpired
 	}
 	if revision == w.revision {
@@ -221,6 +242,9 @@ func (s *Store) WaitFor(ctx context.Context, revision uint64) error {
 	w := waiter{revision, make(chan struct{})}
 	s.waiters = append(s.waiters, w)
 	s.mu.Unlock()
+	if s.remote != nil {
+		return s.nudged(ctx, w)
+	}
 	select {
 	case <-w.done:
 		return nil

@@ -18,8 +18,10 @@ func (s *Store) Rewrite(ctx context.Context) (int, error) {
 	}
 	// What the committer had in hand may be sealed by the old; once it has done
 	// this, all that comes is sealed by the new.
-	if err := s.submit(ctx, &job{done: make(chan struct{})}); err != nil {
-		return 0, err
+	if s.remote == nil {
+		if err := s.submit(ctx, &job{done: make(chan struct{})}); err != nil {
+			return 0, err
+		}
 	}
 	total := 0
 	for {

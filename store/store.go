@@ -4,8 +4,8 @@
 // What it promises:
 //   - A write that Commit acknowledged is on disk; one that it did not
 //     acknowledge is there whole or not at all.
-//   - Every write gets a revision of its own, greater than all before; the
-//     revision is the object's resourceVersion.
+//   - Every write gets a revision greater than all before; the revision is the
+//     object's resourceVersion.
 //   - A Snapshot is all objects at one revision and costs O(1).
 //   - SnapshotAndWatch has no gap and no repetition between the two.
 //   - A watcher sees every event of its scope in order, or ErrExpired.
@@ -66,9 +66,14 @@ type Write struct {
 	by   Seal   // what sealed it
 }
 
-// Kept is Data as the engine is to keep it: sealed. It is set once the store
-// has taken the write.
-func (w *Write) Kept() []byte { return w.kept }
+// Kept is Data as the engine is to keep it: sealed, once the store has taken the
+// write.
+func (w *Write) Kept() []byte {
+	if w.kept == nil {
+		return w.Data
+	}
+	return w.kept
+}
 
 // AnyRevision in Write.Expect stands for no precondition.
 const AnyRevision = ^uint64(0)
@@ -108,6 +113,14 @@ var (
 	ErrNoSpace = errors.New("the disk is full")
 	// ErrClosed: the store is closed or its engine failed for good.
 	ErrClosed = errors.New("the store is closed")
+	// ErrTooLarge: the datastore takes no transaction of this size.
+	ErrTooLarge = errors.New("too large for the datastore")
+	// ErrUnavailable: a remote datastore does not answer, and nothing was
+	// written. It may answer again by itself.
+	ErrUnavailable = errors.New("the datastore does not answer")
+	// ErrUnconfirmed: a remote datastore did not say whether it wrote; whoever
+	// needs to know reads.
+	ErrUnconfirmed = errors.New("the datastore did not confirm the write: it may or may not have happened")
 )
 
 // ConflictError says which write of a transaction found what revision.
@@ -168,6 +181,11 @@ type Watcher interface {
 // Interface is what the store offers. New returns the only implementation.
 type Interface interface {
 	Snapshot() Snapshot
+	// Latest is a snapshot that shows every write that was acknowledged to
+	// anybody before the call. With an embedded engine any snapshot does;
+	// with a remote datastore it waits for what other servers wrote:
+	// ErrUnavailable, ctx.Err().
+	Latest(ctx context.Context) (Snapshot, error)
 	// SnapshotAt reconstructs the past at exactly this revision within kept
 	// history: ErrExpired, ErrFuture. Each resource's history is kept by itself,
 	// so a caller names those it will read; the snapshot shows no others. With
@@ -175,13 +193,15 @@ type Interface interface {
 	SnapshotAt(revision uint64, resources ...string) (Snapshot, error)
 	// WaitFor blocks until the world has reached the revision.
 	WaitFor(ctx context.Context, revision uint64) error
-	// Commit applies all writes or none, atomically and durably, in one
-	// revision step each, and returns the new records (the deleted state for
-	// deletes; nil for a delete with AnyRevision that found nothing). A key may
-	// be written once in a transaction. Errors: *ConflictError (errors.Is
-	// ErrConflict), ErrNoSpace, ErrClosed, the codec's; ctx.Err() if ctx ended
-	// before the write began, in which case nothing was written. Once it began
-	// the outcome is waited for.
+	// Commit applies all writes or none, atomically and durably, and returns
+	// the new records (the deleted state for deletes; nil for a delete with
+	// AnyRevision that found nothing). Each write takes a revision of its own,
+	// or in a remote datastore each transaction. A key may be written once in
+	// a transaction. Errors: *ConflictError (errors.Is ErrConflict),
+	// ErrNoSpace, ErrTooLarge, ErrClosed, ErrUnavailable, the codec's; ctx.Err()
+	// if ctx ended before the write began; in all these cases nothing was
+	// written. Once it began the outcome is waited for; ErrUnconfirmed says that
+	// a remote datastore did not tell.
 	Commit(ctx context.Context, writes ...Write) ([]*Record, error)
 	// Watch follows the scopes from just after the revision.
 	Watch(from uint64, scopes ...Scope) (Watcher, error)
@@ -190,5 +210,8 @@ type Interface interface {
 	// Reindex files a resource's objects anew; it is for whoever changed the
 	// resource's row in the Registry (a CustomResourceDefinition came or went).
 	Reindex(ctx context.Context, resource string) error
+	// Healthy tells whether writes and Latest can be expected to work: nil, or
+	// why not. With a remote datastore it asks, for as long as ctx allows.
+	Healthy(ctx context.Context) error
 	Close() error
 }

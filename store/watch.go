@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -35,7 +36,7 @@ func (s *Store) Watch(from uint64, scopes ...Scope) (Watcher, error) {
 		w.Close()
 		return nil, ErrFuture
 	}
-	if from < s.start || w.lost(now) {
+	if from < s.start.Load() || w.lost(now) {
 		w.Close()
 		return nil, ErrExpired
 	}
@@ -139,19 +140,15 @@ func (w *watcher) collect(now *world) (events []Event, horizon uint64) {
 			if !w.covers(e.Record.key) {
 				continue
 			}
-			events = append(events, e.Event)
-			if n++; n == watchLimit {
-				horizon = min(horizon, e.Revision)
+			if n >= watchLimit && e.Revision != events[len(events)-1].Revision { // a revision is never cut
+				horizon = min(horizon, events[len(events)-1].Revision)
 				break
 			}
+			events = append(events, e.Event)
+			n++
 		}
 	}
-	slices.SortFunc(events, func(a, b Event) int {
-		if a.Revision < b.Revision {
-			return -1
-		}
-		return 1
-	})
+	slices.SortStableFunc(events, func(a, b Event) int { return cmp.Compare(a.Revision, b.Revision) })
 	if len(events) > watchLimit {
 		horizon = min(horizon, events[watchLimit-1].Revision)
 	}
@@ -224,5 +221,14 @@ func (r *registrations) wake(s Scope, revision uint64) {
 		case w.wake <- struct{}{}:
 		default:
 		}
+	}
+}
+
+// wakeAll has everybody look at a new world.
+func (r *registrations) wakeAll(revision uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for s := range r.byScope {
+		r.wake(s, revision)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"math/rand"
 	"slices"
 	"testing"
@@ -13,14 +14,25 @@ import (
 	"proa/store"
 )
 
-// Open opens the engine on a directory; the suite opens the same one again
-// after closing it.
-type Open func(t *testing.T, dir string) store.Engine
+// Engine is what the suite asks of an engine. Embedded and Shared make one of
+// each kind.
+type Engine interface {
+	// Load is store.Engine's: all live keys in order, and the newest revision.
+	Load(ctx context.Context, emit func(store.Entry) error) (revision uint64, err error)
+	// Write commits all entries or none and returns them with their revisions.
+	Write(ctx context.Context, entries ...store.Entry) ([]store.Entry, error)
+	Stat() store.Stat
+	Close() error
+}
+
+// Open opens the engine on a directory, or what stands for one; the suite opens
+// the same one again after closing it.
+type Open func(t *testing.T, dir string) Engine
 
 // Run runs the suite.
 func Run(t *testing.T, open Open) {
 	for name, test := range map[string]func(*testing.T, Open){
-		"an empty engine is at revision 0":          empty,
+		"an empty engine holds nothing":             empty,
 		"what was committed comes back":             comesBack,
 		"the newest revision survives its delete":   newestRevision,
 		"keys come in order and are taken as is":    oddKeys,
@@ -37,7 +49,9 @@ func key(resource, namespace, name string) store.Key {
 	return store.Key{Resource: resource, Namespace: namespace, Name: name}
 }
 
-func load(t *testing.T, e store.Engine) ([]store.Entry, uint64) {
+func put(k store.Key, value string) store.Entry { return store.Entry{Key: k, Value: []byte(value)} }
+
+func load(t *testing.T, e Engine) ([]store.Entry, uint64) {
 	t.Helper()
 	var all []store.Entry
 	revision, err := e.Load(t.Context(), func(e store.Entry) error {
@@ -50,21 +64,24 @@ func load(t *testing.T, e store.Engine) ([]store.Entry, uint64) {
 	return all, revision
 }
 
-func commit(t *testing.T, e store.Engine, entries ...store.Entry) {
+func commit(t *testing.T, e Engine, entries ...store.Entry) []store.Entry {
 	t.Helper()
-	if err := e.Commit(context.Background(), entries, false); err != nil {
+	done, err := e.Write(context.Background(), entries...)
+	if err != nil {
 		t.Fatal(err)
 	}
+	return done
 }
 
-func closed(t *testing.T, e store.Engine) {
+func closed(t *testing.T, e Engine) {
 	t.Helper()
 	if err := e.Close(); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func expect(t *testing.T, e store.Engine, revision uint64, want ...store.Entry) {
+// expect compares what is there; revision is the newest that was written.
+func expect(t *testing.T, e Engine, revision uint64, want ...store.Entry) {
 	t.Helper()
 	got, r := load(t, e)
 	if r != revision {
@@ -89,22 +106,24 @@ func brief(entries []store.Entry) (out []string) {
 func empty(t *testing.T, open Open) {
 	e := open(t, t.TempDir())
 	defer closed(t, e)
-	expect(t, e, 0)
+	if got, _ := load(t, e); len(got) > 0 {
+		t.Errorf("loaded %v", brief(got))
+	}
 }
 
 func comesBack(t *testing.T, open Open) {
 	dir := t.TempDir()
 	e := open(t, dir)
-	a := store.Entry{Key: key("pods", "ns", "a"), Revision: 2, Value: []byte("1")}
-	b := store.Entry{Key: key("pods", "ns", "b"), Revision: 3, Value: []byte("2")}
-	a2 := store.Entry{Key: a.Key, Revision: 4, Value: []byte("3")}
-	commit(t, e, a, b)
-	commit(t, e, a2)
-	expect(t, e, 4, a2, b)
+	ab := commit(t, e, put(key("pods", "ns", "a"), "1"), put(key("pods", "ns", "b"), "2"))
+	a2 := commit(t, e, put(key("pods", "ns", "a"), "3"))[0]
+	if a2.Revision <= ab[1].Revision {
+		t.Errorf("revision %d came after %d", a2.Revision, ab[1].Revision)
+	}
+	expect(t, e, a2.Revision, a2, ab[1])
 	closed(t, e)
 	e = open(t, dir)
 	defer closed(t, e)
-	expect(t, e, 4, a2, b)
+	expect(t, e, a2.Revision, a2, ab[1])
 	if s := e.Stat(); s.DiskBytes <= 0 {
 		t.Errorf("stat says that nothing is on disk: %+v", s)
 	}
@@ -114,28 +133,29 @@ func newestRevision(t *testing.T, open Open) {
 	dir := t.TempDir()
 	e := open(t, dir)
 	k := key("configmaps", "ns", "a")
-	commit(t, e, store.Entry{Key: k, Revision: 5, Value: []byte("x")}, store.Entry{Key: k, Revision: 6})
+	commit(t, e, put(k, "x"))
+	gone := commit(t, e, store.Entry{Key: k})[0]
 	closed(t, e)
 	e = open(t, dir)
 	defer closed(t, e)
-	expect(t, e, 6)
+	expect(t, e, gone.Revision)
 }
 
 func oddKeys(t *testing.T, open Open) {
 	dir := t.TempDir()
 	e := open(t, dir)
-	keys := []store.Key{
-		key("apps/deployments", "a", "x"), key("apps/deployments", "a-b", "x"), key("apps/deployments", "ab", "a"),
-		key("namespaces", "", "a"), key("namespaces", "", "ö.example.com:x"),
-		key("pods", "a", "b"), key("pods", "a", "b.c"), key("pods", "a", "b0"),
-	}
 	var want []store.Entry
-	for i, k := range keys {
-		want = append(want, store.Entry{Key: k, Revision: uint64(100 - i), Value: []byte{byte(i)}})
+	for i, k := range []store.Key{
+		key("apps/deployments", "a", "x"), key("apps/deployments", "a-b", "x"), key("apps/deployments", "ab", "a"),
+		key("example.com/things", "", "a.b"), key("namespaces", "", "a"), key("namespaces", "", "ö.example.com:x"),
+		key("pods", "a", "b"), key("pods", "a", "b.c"), key("pods", "a", "b0"),
+	} {
+		want = append(want, store.Entry{Key: k, Value: []byte{byte(i)}})
 	}
 	shuffled := slices.Clone(want)
 	rand.Shuffle(len(shuffled), func(i, j int) { shuffled[i], shuffled[j] = shuffled[j], shuffled[i] })
-	commit(t, e, shuffled...)
+	want = commit(t, e, shuffled...)
+	slices.SortFunc(want, func(a, b store.Entry) int { return a.Key.Compare(b.Key) })
 	closed(t, e)
 	e = open(t, dir)
 	defer closed(t, e)
@@ -152,13 +172,12 @@ func sizes(t *testing.T, open Open) {
 	for i, n := range []int{0, 1, 255, 4096, 70_000, 1_500_000} {
 		v := make([]byte, n)
 		rand.New(rand.NewSource(int64(n))).Read(v)
-		want = append(want, store.Entry{Key: key("secrets", "ns", fmt.Sprint(i)), Revision: uint64(i + 2), Value: v})
+		want = append(want, commit(t, e, store.Entry{Key: key("secrets", "ns", fmt.Sprint(i)), Value: v})...)
 	}
-	commit(t, e, want...)
 	closed(t, e)
 	e = open(t, dir)
 	defer closed(t, e)
-	expect(t, e, 7, want...)
+	expect(t, e, want[len(want)-1].Revision, want...)
 }
 
 // model commits random batches and compares with a map after each reopening.
@@ -166,21 +185,12 @@ func model(t *testing.T, open Open) {
 	dir := t.TempDir()
 	rng := rand.New(rand.NewSource(1))
 	want := map[store.Key]store.Entry{}
-	revision := uint64(1)
+	revision := uint64(0)
 	for round := range 5 {
 		e := open(t, dir)
 		for range 40 {
-			var batch []store.Entry
-			for range 1 + rng.Intn(20) {
-				revision++
-				en := store.Entry{Key: key("pods", fmt.Sprint(rng.Intn(3)), fmt.Sprint(rng.Intn(50))), Revision: revision}
-				if rng.Intn(3) > 0 {
-					en.Value = fmt.Appendf(nil, "%d-%0*d", round, rng.Intn(2000), revision)
-				}
-				batch = append(batch, en)
-			}
-			commit(t, e, batch...)
-			for _, en := range batch {
+			for _, en := range commit(t, e, randomBatch(rng, round)...) {
+				revision = en.Revision
 				if want[en.Key] = en; en.Value == nil {
 					delete(want, en.Key)
 				}
@@ -188,25 +198,36 @@ func model(t *testing.T, open Open) {
 		}
 		closed(t, e)
 		e = open(t, dir)
-		var all []store.Entry
-		for _, en := range want {
-			all = append(all, en)
-		}
-		slices.SortFunc(all, func(a, b store.Entry) int { return a.Key.Compare(b.Key) })
+		all := slices.SortedFunc(maps.Values(want), func(a, b store.Entry) int { return a.Key.Compare(b.Key) })
 		expect(t, e, revision, all...)
 		closed(t, e)
 	}
 }
 
+// randomBatch writes no key twice, and always something.
+func randomBatch(rng *rand.Rand, round int) []store.Entry {
+	batch := []store.Entry{put(key("pods", "0", "always"), fmt.Sprint(rng.Int()))}
+	for n := range 1 + rng.Intn(20) {
+		en := store.Entry{Key: key("pods", fmt.Sprint(rng.Intn(3)), fmt.Sprint(rng.Intn(50)))}
+		if slices.ContainsFunc(batch, func(b store.Entry) bool { return b.Key == en.Key }) {
+			continue
+		}
+		if rng.Intn(3) > 0 {
+			en.Value = fmt.Appendf(nil, "%d-%0*d", round, rng.Intn(2000), n)
+		}
+		batch = append(batch, en)
+	}
+	return batch
+}
+
 func reopen(t *testing.T, open Open) {
 	dir := t.TempDir()
 	e := open(t, dir)
-	a := store.Entry{Key: key("pods", "ns", "a"), Revision: 2, Value: []byte("1")}
-	commit(t, e, a)
+	a := commit(t, e, put(key("pods", "ns", "a"), "1"))[0]
 	closed(t, e)
 	for range 5 {
 		e = open(t, dir)
-		expect(t, e, 2, a)
+		expect(t, e, a.Revision, a)
 		closed(t, e)
 	}
 }
@@ -214,8 +235,7 @@ func reopen(t *testing.T, open Open) {
 func emitError(t *testing.T, open Open) {
 	e := open(t, t.TempDir())
 	defer closed(t, e)
-	commit(t, e, store.Entry{Key: key("pods", "ns", "a"), Revision: 2, Value: []byte("1")},
-		store.Entry{Key: key("pods", "ns", "b"), Revision: 3, Value: []byte("1")})
+	commit(t, e, put(key("pods", "ns", "a"), "1"), put(key("pods", "ns", "b"), "1"))
 	n := 0
 	_, err := e.Load(t.Context(), func(store.Entry) error { n++; return context.Canceled })
 	if err != context.Canceled || n != 1 {

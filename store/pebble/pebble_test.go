@@ -24,7 +24,7 @@ import (
 	"proa/store/enginetest"
 )
 
-func openDir(t *testing.T, dir string) store.Engine {
+func openDir(t *testing.T, dir string) *Engine {
 	t.Helper()
 	e, err := Open(Config{Dir: dir})
 	if err != nil {
@@ -33,7 +33,13 @@ func openDir(t *testing.T, dir string) store.Engine {
 	return e
 }
 
-func TestEngine(t *testing.T) { enginetest.Run(t, openDir) }
+func TestEngine(t *testing.T) {
+	enginetest.Run(t, func(t *testing.T, dir string) enginetest.Engine { return enginetest.Embedded(openDir(t, dir)) })
+}
+
+func TestStore(t *testing.T) {
+	enginetest.RunStore(t, func(t *testing.T, dir string) *store.Store { return newStore(t, Config{Dir: dir}) })
+}
 
 func newStore(t *testing.T, c Config) *store.Store {
 	t.Helper()
@@ -480,7 +486,7 @@ func withFlip(t *testing.T, live, name string, at int64) (opens bool, n int) {
 
 func TestDamagedValueNamesTheRecord(t *testing.T) {
 	dir := t.TempDir()
-	e := openDir(t, dir).(*Engine)
+	e := openDir(t, dir)
 	entry := store.Entry{Key: cmKey("a"), Revision: 2, Value: []byte("data")}
 	if err := e.Commit(t.Context(), []store.Entry{entry}, false); err != nil {
 		t.Fatal(err)
@@ -499,7 +505,7 @@ func TestDamagedValueNamesTheRecord(t *testing.T) {
 
 func TestNewerFormatIsRefused(t *testing.T) {
 	dir := t.TempDir()
-	e := openDir(t, dir).(*Engine)
+	e := openDir(t, dir)
 	if err := e.db.Set(formatKey, []byte{format + 1}, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -534,7 +540,7 @@ func TestCheckpoint(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Close()
-	e := openDir(t, filepath.Join(dir, "a")).(*Engine)
+	e := openDir(t, filepath.Join(dir, "a"))
 	if err := e.Checkpoint(filepath.Join(dir, "b")); err != nil {
 		t.Fatal(err)
 	}
