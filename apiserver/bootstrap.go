@@ -18,7 +18,6 @@ import (
 	"k8s.io/utils/ptr"
 
 	"proa/api"
-	"proa/auth"
 	"proa/auth/rbac"
 	"proa/client"
 	"proa/store"
@@ -34,7 +33,7 @@ const extensionAuthentication = "extension-apiserver-authentication"
 // bootstrap creates what every cluster has: the namespaces first, then the rest
 // at once, so that the store commits it together.
 func (s *Server) bootstrap(ctx context.Context) error {
-	c := s.Client(auth.System("system:apiserver"))
+	c := s.bootstrapper()
 	var namespaces []api.Object
 	for _, name := range []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease} {
 		namespaces = append(namespaces, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}})
@@ -113,7 +112,7 @@ func complete(ctx context.Context, c client.Client, row *api.Resource, have, wan
 // keep restores the API's own Service and endpoints, and what extension API
 // servers read, when somebody changes them.
 func (s *Server) keep(ctx context.Context) error {
-	c := s.Client(auth.System("system:apiserver"))
+	c := s.bootstrapper()
 	var scopes []store.Scope
 	for _, r := range []string{"services", "endpoints", "discovery.k8s.io/endpointslices"} {
 		scopes = append(scopes, store.Scope{Resource: r, Namespace: metav1.NamespaceDefault, Name: apiServiceName})

@@ -11,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
-	"proa/apiserver/admission"
 	"proa/store"
 )
 
@@ -113,9 +112,6 @@ func (c *call) exec() error {
 	if err != nil {
 		return err
 	}
-	if err := c.admitConnect(pod); err != nil {
-		return err
-	}
 	return c.forward(pod.Spec.NodeName, "/"+strings.Join([]string{c.t.Subresource, pod.Namespace, pod.Name, name}, "/"), execQuery(query))
 }
 
@@ -138,9 +134,6 @@ func (c *call) portForward() error {
 	if err == nil {
 		err = c.placed(pod)
 	}
-	if err == nil {
-		err = c.admitConnect(pod)
-	}
 	if err != nil {
 		return err
 	}
@@ -149,13 +142,6 @@ func (c *call) portForward() error {
 		query["port"] = ports
 	}
 	return c.forward(pod.Spec.NodeName, "/"+strings.Join([]string{"portForward", pod.Namespace, pod.Name}, "/"), query)
-}
-
-func (c *call) admitConnect(pod *corev1.Pod) error {
-	return c.s.endpoint.Admission.Validate(c.r.Context(), &admission.Request{
-		Op: admission.Connect, Resource: c.served.Resource, Subresource: c.t.Subresource,
-		Namespace: pod.Namespace, Name: pod.Name, Object: pod, User: c.q.User, World: c.s.cfg.Store.Snapshot(),
-	})
 }
 
 // forward passes the request to a node's kubelet.

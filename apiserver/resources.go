@@ -90,6 +90,9 @@ func (s *Server) serveResource(x *exchange, user auth.User, served api.Served) e
 		c.q.Name = x.t.Name
 	}
 	if f, ok := connects[x.t.Subresource]; ok {
+		if err := c.admitConnect(); err != nil {
+			return err
+		}
 		return f(c)
 	}
 	var err error
@@ -162,6 +165,7 @@ func (c *call) writeOptions() error {
 		return apierrors.NewInvalid(schema.GroupKind{Group: metav1.GroupName, Kind: c.optionsKind()}, "", errs)
 	}
 	c.q.DryRun = len(opts.DryRun) > 0
+	c.q.Given = metav1.UpdateOptions{DryRun: opts.DryRun, FieldManager: opts.FieldManager, FieldValidation: opts.FieldValidation}
 	c.q.Manager = opts.FieldManager
 	if c.q.Manager == "" {
 		c.q.Manager = managerOf(c.r.UserAgent())

@@ -34,8 +34,9 @@ type exchange struct {
 	http.ResponseWriter
 	r        *http.Request
 	t        target
-	warnings []string
 	status   int
+	warned   sync.Mutex // around warnings: a collection's deletes run beside each other
+	warnings []string
 }
 
 func (x *exchange) WriteHeader(code int) {
@@ -71,6 +72,8 @@ func (x *exchange) Flush() {
 func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 
 func (x *exchange) warn(text string) {
+	x.warned.Lock()
+	defer x.warned.Unlock()
 	if len(x.warnings) < maxWarnings {
 		x.warnings = append(x.warnings, text)
 	}

@@ -12,6 +12,7 @@ import (
 	"iter"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"proa/api"
 	"proa/auth"
@@ -30,24 +31,63 @@ const (
 
 // Request is one write on its way into the store.
 type Request struct {
-	Op              Operation
-	Resource        *api.Resource
+	Op       Operation
+	Resource *api.Resource
+	// As is the version that the client speaks; nil is the storage version.
+	As              *api.Version
 	Subresource     string
 	Namespace, Name string
+	// Generated says that the server chose the name.
+	Generated bool
 	// Object is the new state, which Mutate and Finish may change; nil on
 	// delete. For a subresource that takes another kind, it is that body. Old
 	// is the stored state and must not be changed; nil on create.
 	Object, Old api.Object
-	User        auth.User
-	DryRun      bool
+	// Stream is what a CONNECT asks for (*corev1.PodExecOptions, ...); its
+	// Object and Old are nil.
+	Stream runtime.Object
+	// Options are the operation's, as the client sent them: CreateOptions,
+	// UpdateOptions or DeleteOptions of meta.k8s.io/v1; nil on CONNECT.
+	Options runtime.Object
+	User    auth.User
+	DryRun  bool
+	// Bare requests are the server's own, made for it to work at all: webhooks
+	// and policies have no say.
+	Bare bool
 	// World is the state that the decision is made on.
 	World store.Snapshot
-	// Warn adds a warning to the answer.
-	Warn func(text string)
+	// Warn adds a warning to the answer, Annotate a note to the audit event; both
+	// may be called from several goroutines.
+	Warn     func(text string)
+	Annotate func(key, value string)
+	// Round is 1 when the mutating plugins run again.
+	Round int
 
-	also []store.Write
-	done []func()
+	also    []store.Write
+	done    []func()
+	again   bool
+	changed bool
+	memory  map[string]any
 }
+
+// Replace gives the request another object: a webhook or a policy has changed
+// it. The built-in plugins have another look at it then.
+func (r *Request) Replace(obj api.Object) { r.Object, r.changed, r.again = obj, true, true }
+
+// Changed tells whether Replace was called, which means that defaults and what
+// the system fills in have to be looked after again.
+func (r *Request) Changed() bool { return r.changed }
+
+// Remember keeps something of a plugin for its next round.
+func (r *Request) Remember(plugin string, v any) {
+	if r.memory == nil {
+		r.memory = map[string]any{}
+	}
+	r.memory[plugin] = v
+}
+
+// Remembered returns it, or nil.
+func (r *Request) Remembered(plugin string) any { return r.memory[plugin] }
 
 // Also adds a write to the request's transaction. Its precondition is what makes
 // a decision hold: when it fails, the request is decided again.
@@ -100,8 +140,18 @@ type Plugin struct {
 // Chain is the plugins in order.
 type Chain []Plugin
 
-// Mutate runs every plugin's Mutate.
+// Mutate runs every plugin's Mutate, and all of them once more when a webhook or
+// a policy changed the object: it may now be something that an earlier plugin has
+// a say in.
 func (c Chain) Mutate(ctx context.Context, r *Request) error {
+	if err := c.mutate(ctx, r); err != nil || !r.again {
+		return err
+	}
+	r.Round++
+	return c.mutate(ctx, r)
+}
+
+func (c Chain) mutate(ctx context.Context, r *Request) error {
 	for _, p := range c {
 		if p.Mutate != nil {
 			if err := p.Mutate(ctx, r); err != nil {

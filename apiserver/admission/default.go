@@ -3,6 +3,7 @@ package admission
 import (
 	"iter"
 	"net/netip"
+	"slices"
 
 	rbacv1 "k8s.io/api/rbac/v1"
 
@@ -20,6 +21,9 @@ type Config struct {
 	Newest func() store.Snapshot
 	// TaintNodes has new nodes tainted until a node controller finds them ready.
 	TaintNodes bool
+	// Extensions are the plugins that ask policies and webhooks. They come after
+	// all others but those that count and allocate.
+	Extensions []Plugin
 	// Authorizer and Rules say what a user may do; without them nobody is kept
 	// from handing out roles.
 	Authorizer auth.Authorizer
@@ -28,7 +32,7 @@ type Config struct {
 
 // Default is the plugins that are on, in order.
 func Default(c Config) Chain {
-	return Chain{
+	own := Chain{
 		namespaceLifecycle(),
 		limitRanger(),
 		serviceAccount(),
@@ -41,8 +45,7 @@ func Default(c Config) Chain {
 		storageInUse(),
 		runtimeClass(),
 		defaultIngressClass(),
-		serviceAllocation(c),
 		roleEscalation(c),
-		resourceQuota(),
 	}
+	return slices.Concat(own, c.Extensions, Chain{serviceAllocation(c), resourceQuota()})
 }

@@ -40,7 +40,7 @@ func (e *Endpoint) Create(ctx context.Context, q Request, obj api.Object) (Resul
 			try.SetName(generateName(obj.GetGenerateName()))
 		}
 		q.Name = try.GetName()
-		res, err := e.createOnce(ctx, q, try)
+		res, err := e.createOnce(ctx, q, try, generated)
 		if generated && apierrors.IsAlreadyExists(err) {
 			if attempt < generateAttempts {
 				continue
@@ -77,7 +77,7 @@ func checkNamespace(q *Request, obj api.Object) error {
 	return nil
 }
 
-func (e *Endpoint) createOnce(ctx context.Context, q Request, obj api.Object) (Result, error) {
+func (e *Endpoint) createOnce(ctx context.Context, q Request, obj api.Object, generated bool) (Result, error) {
 	if err := e.prepareCreate(q, obj); err != nil {
 		return Result{}, err
 	}
@@ -95,9 +95,11 @@ func (e *Endpoint) createOnce(ctx context.Context, q Request, obj api.Object) (R
 		}
 	}
 	ar := e.admissionRequest(q, admission.Create, obj, nil, world)
-	if err := e.Admission.Mutate(ctx, ar); err != nil {
+	ar.Generated = generated
+	if err := e.mutateNew(ctx, &q, ar); err != nil {
 		return Result{}, err
 	}
+	obj = ar.Object
 	if q.Served.Settle != nil {
 		q.Served.Settle(obj)
 	}
@@ -126,6 +128,29 @@ func (e *Endpoint) prepareCreate(q Request, obj api.Object) error {
 	if q.Served.Default != nil {
 		q.Served.Default(obj)
 	}
+	return nil
+}
+
+// mutateNew lets admission fill in a new object. Where a webhook or a policy made
+// another one of it, what the system fills in is filled in again.
+func (e *Endpoint) mutateNew(ctx context.Context, q *Request, ar *admission.Request) error {
+	was := ar.Object
+	uid, born, owners := was.GetUID(), was.GetCreationTimestamp(), was.GetManagedFields()
+	if err := e.Admission.Mutate(ctx, ar); err != nil || !ar.Changed() {
+		return err
+	}
+	obj := ar.Object
+	obj.SetResourceVersion("")
+	if err := e.prepareCreate(*q, obj); err != nil {
+		return err
+	}
+	obj.SetUID(uid)
+	obj.SetCreationTimestamp(born)
+	obj.SetManagedFields(owners)
+	if err := checkNamespace(q, obj); err != nil {
+		return err
+	}
+	q.Name, ar.Name = obj.GetName(), obj.GetName()
 	return nil
 }
 

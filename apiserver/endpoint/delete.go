@@ -48,11 +48,15 @@ func (e *Endpoint) deleteOnce(ctx context.Context, q Request, opts metav1.Delete
 		return Result{}, err
 	}
 	ar := e.admissionRequest(q, admission.Delete, nil, old, world)
-	if err := e.Admission.Mutate(ctx, ar); err != nil {
-		return Result{}, err
-	}
-	if err := e.Admission.Validate(ctx, ar); err != nil {
-		return Result{}, err
+	if !q.admitted {
+		opts.TypeMeta = metav1.TypeMeta{APIVersion: "meta.k8s.io/v1", Kind: "DeleteOptions"}
+		ar.Options = &opts
+		if err := e.Admission.Mutate(ctx, ar); err != nil {
+			return Result{}, err
+		}
+		if err := e.Admission.Validate(ctx, ar); err != nil {
+			return Result{}, err
+		}
 	}
 	obj := markDeleted(q.Served.Resource, old, opts, e.Now())
 	if obj == nil {

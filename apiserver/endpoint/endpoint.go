@@ -19,6 +19,7 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"proa/api"
 	"proa/apiserver/admission"
@@ -54,9 +55,18 @@ type Request struct {
 	// Validation is the field validation: Strict, Warn or Ignore.
 	Validation string
 	DryRun     bool
-	// Warn adds a warning to the answer; it may be nil.
-	Warn func(text string)
+	// Given are the options as the client sent them, which is what webhooks see.
+	Given metav1.UpdateOptions
+	// Bare requests are the server's own: no webhook or policy sees them.
+	Bare bool
+	// Warn adds a warning to the answer, Annotate a note to the audit event;
+	// either may be nil. Both may be called from several goroutines.
+	Warn     func(text string)
+	Annotate func(key, value string)
 
+	// admitted says that admission had its say already, on what the client sent
+	// to a subresource; only the last steps before the commit remain.
+	admitted bool
 	// applied says that the managed fields are already those of the new state.
 	applied bool
 }
@@ -105,9 +115,34 @@ func (q Request) modified() error {
 
 func (e *Endpoint) admissionRequest(q Request, op admission.Operation, obj, old api.Object, world store.Snapshot) *admission.Request {
 	return &admission.Request{
-		Op: op, Resource: q.Served.Resource, Subresource: q.Subresource, Namespace: q.Namespace, Name: q.Name,
-		Object: obj, Old: old, User: q.User, DryRun: q.DryRun, World: world, Warn: func(t string) { q.warn(t) },
+		Op: op, Resource: q.Served.Resource, As: q.Served.As, Subresource: q.Subresource, Namespace: q.Namespace, Name: q.Name,
+		Object: obj, Old: old, User: q.User, DryRun: q.DryRun, Bare: q.Bare, World: world, Options: q.options(op),
+		Warn: func(t string) { q.warn(t) }, Annotate: q.Annotate,
 	}
+}
+
+// options are the operation's as admission shows them.
+func (q Request) options(op admission.Operation) runtime.Object {
+	kind := metav1.TypeMeta{APIVersion: "meta.k8s.io/v1"}
+	switch op {
+	case admission.Create:
+		kind.Kind = "CreateOptions"
+		return &metav1.CreateOptions{TypeMeta: kind, DryRun: q.Given.DryRun, FieldManager: q.Given.FieldManager, FieldValidation: q.Given.FieldValidation}
+	case admission.Update:
+		kind.Kind = "UpdateOptions"
+		return &metav1.UpdateOptions{TypeMeta: kind, DryRun: q.Given.DryRun, FieldManager: q.Given.FieldManager, FieldValidation: q.Given.FieldValidation}
+	}
+	return nil
+}
+
+// admit runs admission over what a client sent to a subresource that takes a kind
+// of its own, and returns it as admission left it.
+func (e *Endpoint) admit(ctx context.Context, q Request, op admission.Operation, obj, old api.Object) (api.Object, error) {
+	ar := e.admissionRequest(q, op, obj, old, e.Store.Snapshot())
+	if err := e.Admission.Mutate(ctx, ar); err != nil {
+		return nil, err
+	}
+	return ar.Object, e.Admission.Validate(ctx, ar)
 }
 
 // live finds the record that a request names in a world, with its object.

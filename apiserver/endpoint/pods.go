@@ -11,9 +11,11 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"proa/api"
+	"proa/apiserver/admission"
 	"proa/store"
 )
 
@@ -28,6 +30,11 @@ func (e *Endpoint) Bind(ctx context.Context, q Request, b *corev1.Binding) (Resu
 		return Result{}, apierrors.NewInvalid(corev1.SchemeGroupVersion.WithKind("Binding").GroupKind(), q.Name, errs)
 	}
 	q.Manager = "" // who binds does not own the fields
+	b, err := admitBody(ctx, e, q, b, corev1.SchemeGroupVersion.WithKind("Binding"))
+	if err != nil {
+		return Result{}, err
+	}
+	q.admitted = true
 	return e.modify(ctx, q, func(old api.Object) (api.Object, error) {
 		pod := old.DeepCopyObject().(*corev1.Pod)
 		if b.ResourceVersion != "" {
@@ -38,6 +45,20 @@ func (e *Endpoint) Bind(ctx context.Context, q Request, b *corev1.Binding) (Resu
 		}
 		return pod, e.bind(q, pod, b)
 	})
+}
+
+// admitBody runs admission over a CREATE of something below an object. Metadata
+// that the client left out is the object's.
+func admitBody[P api.Object](ctx context.Context, e *Endpoint, q Request, body P, gvk schema.GroupVersionKind) (P, error) {
+	body = body.DeepCopyObject().(P)
+	body.GetObjectKind().SetGroupVersionKind(gvk)
+	body.SetName(q.Name)
+	body.SetNamespace(q.Namespace)
+	out, err := e.admit(ctx, q, admission.Create, body, nil)
+	if err != nil {
+		return body, err
+	}
+	return out.(P), nil
 }
 
 func (e *Endpoint) bind(q Request, pod *corev1.Pod, b *corev1.Binding) error {
@@ -86,6 +107,12 @@ func (e *Endpoint) Evict(ctx context.Context, q Request, ev *policyv1.Eviction) 
 		opts = *ev.DeleteOptions
 	}
 	q.DryRun = q.DryRun || len(opts.DryRun) > 0
+	if _, _, err := live(e.Store.Snapshot(), q); err != nil {
+		return err
+	}
+	if _, err := admitBody(ctx, e, q, ev, policyv1.SchemeGroupVersion.WithKind("Eviction")); err != nil {
+		return err
+	}
 	_, obj, err := live(e.Store.Snapshot(), q)
 	if err != nil {
 		return err
@@ -99,7 +126,7 @@ func (e *Endpoint) Evict(ctx context.Context, q Request, ev *policyv1.Eviction) 
 			return err
 		}
 	}
-	q.Subresource = ""
+	q.Subresource, q.admitted = "", true
 	_, err = e.Delete(ctx, q, opts)
 	return err
 }

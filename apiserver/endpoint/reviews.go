@@ -14,7 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"proa/api"
-	"proa/apiserver/admission"
 	"proa/auth"
 	"proa/store"
 )
@@ -159,21 +158,17 @@ func (e *Endpoint) IssueToken(ctx context.Context, q Request, req *authenticatio
 		return nil, apierrors.NewServiceUnavailable("this server issues no tokens")
 	}
 	sa := obj.(*corev1.ServiceAccount)
-	req = req.DeepCopy()
 	if req.UID != "" && req.UID != sa.UID {
 		return nil, q.conflict("the UID in the token request (%s) does not match the UID of the service account (%s)", req.UID, sa.UID)
+	}
+	req, err = admitBody(ctx, e, q, req, authenticationv1.SchemeGroupVersion.WithKind("TokenRequest"))
+	if err != nil {
+		return nil, err
 	}
 	req.Name, req.Namespace = sa.Name, sa.Namespace
 	req.CreationTimestamp = metav1.NewTime(e.Now()).Rfc3339Copy()
 	if errs := validateTokenRequest(req); len(errs) > 0 {
 		return nil, apierrors.NewInvalid(authenticationv1.SchemeGroupVersion.WithKind("TokenRequest").GroupKind(), "", errs)
-	}
-	ar := e.admissionRequest(q, admission.Create, req, nil, world)
-	if err := e.Admission.Mutate(ctx, ar); err != nil {
-		return nil, err
-	}
-	if err := e.Admission.Validate(ctx, ar); err != nil {
-		return nil, err
 	}
 	if err := bindToken(world, sa, req); err != nil {
 		return nil, err

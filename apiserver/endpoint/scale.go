@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"proa/api"
+	"proa/apiserver/admission"
 	"proa/apiserver/codec"
 )
 
@@ -93,7 +94,9 @@ var scaleServed = api.Served{Resource: &api.Resource{
 }}
 
 func (e *Endpoint) changeScale(ctx context.Context, q Request, change func(*autoscalingv1.Scale) (*autoscalingv1.Scale, error)) (Result, error) {
-	res, err := e.modify(ctx, q, func(old api.Object) (api.Object, error) {
+	admitted := q
+	admitted.admitted = true
+	res, err := e.modify(ctx, admitted, func(old api.Object) (api.Object, error) {
 		was, err := scaleOf(q, old)
 		if err != nil {
 			return nil, err
@@ -112,6 +115,9 @@ func (e *Endpoint) changeScale(ctx context.Context, q Request, change func(*auto
 		}
 		if next.Spec.Replicas == unnamed {
 			return nil, apierrors.NewBadRequest(fmt.Sprintf("the spec replicas field %q cannot be empty", paths.Path))
+		}
+		if next, err = e.admitScale(ctx, q, next, was); err != nil {
+			return nil, err
 		}
 		if next.Spec.Replicas < 0 {
 			errs := field.ErrorList{field.Invalid(field.NewPath("spec", "replicas"), next.Spec.Replicas, "must be greater than or equal to 0")}
@@ -134,6 +140,18 @@ func (e *Endpoint) changeScale(ctx context.Context, q Request, change func(*auto
 	}
 	scale, err := scaleOf(q, obj)
 	return Result{object: scale}, err
+}
+
+// admitScale runs admission over a Scale, as which webhooks and policies see it.
+func (e *Endpoint) admitScale(ctx context.Context, q Request, next, was *autoscalingv1.Scale) (*autoscalingv1.Scale, error) {
+	next = next.DeepCopy()
+	next.SetGroupVersionKind(ScaleKind)
+	next.Name, next.Namespace = q.Name, q.Namespace
+	out, err := e.admit(ctx, q, admission.Update, next, was)
+	if err != nil {
+		return nil, err
+	}
+	return out.(*autoscalingv1.Scale), nil
 }
 
 func zeroOf(obj api.Object) api.Object {

@@ -165,14 +165,16 @@ func preparer(q Request) (func(obj, old api.Object), error) {
 }
 
 func (e *Endpoint) admitUpdate(ctx context.Context, q Request, ar *admission.Request) error {
-	if err := e.Admission.Mutate(ctx, ar); err != nil {
+	if err := e.mutateNext(ctx, q, ar); err != nil {
 		return err
 	}
 	if err := validateUpdate(q, ar.Object, ar.Old); err != nil {
 		return err
 	}
-	if err := e.Admission.Validate(ctx, ar); err != nil {
-		return err
+	if !q.admitted {
+		if err := e.Admission.Validate(ctx, ar); err != nil {
+			return err
+		}
 	}
 	if !e.Admission.Finishes(ar) {
 		return nil
@@ -181,6 +183,34 @@ func (e *Endpoint) admitUpdate(ctx context.Context, q Request, ar *admission.Req
 		ar.Done()
 		return err
 	}
+	return nil
+}
+
+// mutateNext lets admission change the new state. Where a webhook or a policy made
+// another one of it, what this endpoint does not write is taken back again.
+func (e *Endpoint) mutateNext(ctx context.Context, q Request, ar *admission.Request) error {
+	if q.admitted {
+		return nil
+	}
+	owners := ar.Object.GetManagedFields()
+	if err := e.Admission.Mutate(ctx, ar); err != nil || !ar.Changed() {
+		return err
+	}
+	obj := ar.Object
+	if obj.GetName() != ar.Old.GetName() || obj.GetNamespace() != ar.Old.GetNamespace() {
+		return apierrors.NewBadRequest("admission changed the name or the namespace of an object that exists")
+	}
+	if err := inherit(q, obj, ar.Old); err != nil {
+		return err
+	}
+	prepare, err := preparer(q)
+	if err != nil {
+		return err
+	}
+	if prepare != nil {
+		prepare(obj, ar.Old)
+	}
+	obj.SetManagedFields(owners)
 	return nil
 }
 
