@@ -115,11 +115,11 @@ func (d *definition) convertTo(obj api.Object, name string) (api.Object, error) 
 	if _, err := d.versionOf(u); err != nil {
 		return nil, err
 	}
-	out, err := d.convert([]*unstructured.Unstructured{u}, to.gv())
-	if err != nil {
+	one := []*unstructured.Unstructured{u}
+	if err := to.receive(one); err != nil {
 		return nil, refuse(err)
 	}
-	return out[0], nil
+	return one[0], nil
 }
 
 func (d *definition) versionOf(u *unstructured.Unstructured) (*version, error) {
