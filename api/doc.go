@@ -8,3 +8,5 @@
 // globals besides the table itself. CustomResourceDefinitions make the same
 // rows at run time.
 package api
+
+//go:generate go run ./generate

@@ -38,6 +38,9 @@ type kind[P Object] struct {
 	Status bool
 	// StatusOnCreate lets a create write the status too (nodes).
 	StatusOnCreate bool
+	// FreeFinalizers lets finalizers be any qualified name; kinds of the older
+	// groups want a domain in front, or one that Kubernetes reserves.
+	FreeFinalizers bool
 	// Generation says that metadata.generation counts changes of what is
 	// neither metadata nor status.
 	Generation bool
@@ -161,11 +164,18 @@ func (k kind[P]) validate(obj Object) field.ErrorList {
 		name = apivalidation.NameIsDNSSubdomain
 	}
 	errs := apivalidation.ValidateObjectMetaAccessor(obj, k.Namespaced, name, metaPath)
-	errs = append(errs, validateFinalizers(obj.GetFinalizers(), metaPath.Child("finalizers"))...)
+	errs = append(errs, k.validateFinalizers(obj)...)
 	if k.Validate != nil {
 		errs = append(errs, k.Validate(obj.(P))...)
 	}
 	return errs
+}
+
+func (k kind[P]) validateFinalizers(obj Object) field.ErrorList {
+	if k.FreeFinalizers {
+		return nil
+	}
+	return validateFinalizers(obj.GetFinalizers(), metaPath.Child("finalizers"))
 }
 
 func (k kind[P]) validateUpdate(obj, old Object) field.ErrorList {
@@ -187,6 +197,8 @@ func (k kind[P]) status() Subresource {
 		},
 		func(obj, old P) field.ErrorList {
 			errs := apivalidation.ValidateObjectMetaAccessorUpdate(obj, old, metaPath)
+			errs = append(errs, apivalidation.ValidateFinalizers(obj.GetFinalizers(), metaPath.Child("finalizers"))...)
+			errs = append(errs, k.validateFinalizers(obj)...)
 			if k.ValidateStatus != nil {
 				errs = append(errs, k.ValidateStatus(obj, old)...)
 			}

@@ -26,8 +26,9 @@ func admissionRows() []*Resource {
 func validatingWebhookRow() *Resource {
 	return kind[*admissionv1.ValidatingWebhookConfiguration]{
 		GroupVersion: admissionv1.SchemeGroupVersion, Plural: "validatingwebhookconfigurations", Categories: extensionCategory,
-		List:       &admissionv1.ValidatingWebhookConfigurationList{},
-		Generation: true,
+		List:           &admissionv1.ValidatingWebhookConfigurationList{},
+		FreeFinalizers: true,
+		Generation:     true,
 		Default: func(c *admissionv1.ValidatingWebhookConfiguration) {
 			for i := range c.Webhooks {
 				w := &c.Webhooks[i]
@@ -52,8 +53,9 @@ func validatingWebhookRow() *Resource {
 func mutatingWebhookRow() *Resource {
 	return kind[*admissionv1.MutatingWebhookConfiguration]{
 		GroupVersion: admissionv1.SchemeGroupVersion, Plural: "mutatingwebhookconfigurations", Categories: extensionCategory,
-		List:       &admissionv1.MutatingWebhookConfigurationList{},
-		Generation: true,
+		List:           &admissionv1.MutatingWebhookConfigurationList{},
+		FreeFinalizers: true,
+		Generation:     true,
 		Default: func(c *admissionv1.MutatingWebhookConfiguration) {
 			for i := range c.Webhooks {
 				w := &c.Webhooks[i]

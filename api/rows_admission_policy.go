@@ -14,8 +14,9 @@ import (
 func validatingPolicyRow() *Resource {
 	return kind[*admissionv1.ValidatingAdmissionPolicy]{
 		GroupVersion: admissionv1.SchemeGroupVersion, Plural: "validatingadmissionpolicies", Categories: extensionCategory,
-		List:   &admissionv1.ValidatingAdmissionPolicyList{},
-		Status: true, Generation: true,
+		List:           &admissionv1.ValidatingAdmissionPolicyList{},
+		FreeFinalizers: true,
+		Status:         true, Generation: true,
 		Default: func(p *admissionv1.ValidatingAdmissionPolicy) {
 			unset(&p.Spec.FailurePolicy, admissionv1.Fail)
 			defaultMatch(p.Spec.MatchConstraints)
@@ -148,8 +149,12 @@ func requiredSelector(s *metav1.LabelSelector, at *field.Path) field.ErrorList {
 func validatingPolicyBindingRow() *Resource {
 	return kind[*admissionv1.ValidatingAdmissionPolicyBinding]{
 		GroupVersion: admissionv1.SchemeGroupVersion, Plural: "validatingadmissionpolicybindings", Categories: extensionCategory,
-		List:       &admissionv1.ValidatingAdmissionPolicyBindingList{},
-		Generation: true,
+		List:           &admissionv1.ValidatingAdmissionPolicyBindingList{},
+		FreeFinalizers: true,
+		Generation:     true,
+		Indexes: map[string]func(*admissionv1.ValidatingAdmissionPolicyBinding) []string{
+			"policy": func(b *admissionv1.ValidatingAdmissionPolicyBinding) []string { return []string{b.Spec.PolicyName} },
+		},
 		Default: func(b *admissionv1.ValidatingAdmissionPolicyBinding) {
 			defaultMatch(b.Spec.MatchResources)
 			defaultParamRef(b.Spec.ParamRef)
@@ -238,8 +243,9 @@ func validateActions(actions []admissionv1.ValidationAction, at *field.Path) fie
 func mutatingPolicyRow() *Resource {
 	return kind[*admissionv1.MutatingAdmissionPolicy]{
 		GroupVersion: admissionv1.SchemeGroupVersion, Plural: "mutatingadmissionpolicies", Categories: extensionCategory,
-		List:       &admissionv1.MutatingAdmissionPolicyList{},
-		Generation: true,
+		List:           &admissionv1.MutatingAdmissionPolicyList{},
+		FreeFinalizers: true,
+		Generation:     true,
 		Default: func(p *admissionv1.MutatingAdmissionPolicy) {
 			unset(&p.Spec.FailurePolicy, admissionv1.Fail)
 			empty(&p.Spec.ReinvocationPolicy, admissionv1.NeverReinvocationPolicy)
@@ -285,8 +291,12 @@ func validateMutation(m *admissionv1.Mutation, at *field.Path) field.ErrorList {
 func mutatingPolicyBindingRow() *Resource {
 	return kind[*admissionv1.MutatingAdmissionPolicyBinding]{
 		GroupVersion: admissionv1.SchemeGroupVersion, Plural: "mutatingadmissionpolicybindings", Categories: extensionCategory,
-		List:       &admissionv1.MutatingAdmissionPolicyBindingList{},
-		Generation: true,
+		List:           &admissionv1.MutatingAdmissionPolicyBindingList{},
+		FreeFinalizers: true,
+		Generation:     true,
+		Indexes: map[string]func(*admissionv1.MutatingAdmissionPolicyBinding) []string{
+			"policy": func(b *admissionv1.MutatingAdmissionPolicyBinding) []string { return []string{b.Spec.PolicyName} },
+		},
 		Default: func(b *admissionv1.MutatingAdmissionPolicyBinding) {
 			defaultMatch(b.Spec.MatchResources)
 			defaultParamRef(b.Spec.ParamRef)

@@ -15,6 +15,7 @@ func leaseRow() *Resource {
 	return kind[*coordinationv1.Lease]{
 		GroupVersion: coordinationv1.SchemeGroupVersion, Plural: "leases", Namespaced: true,
 		List:                &coordinationv1.LeaseList{},
+		FreeFinalizers:      true,
 		AllowCreateOnUpdate: true,
 		Validate:            validateLease,
 		Columns: columns(nameColumn,

@@ -2,6 +2,7 @@ package api
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -19,7 +20,10 @@ func namespaceRow() *Resource {
 		Name:   dnsLabel,
 		Status: true,
 
-		Default:        labelNamespace,
+		Default: func(n *corev1.Namespace) {
+			empty(&n.Status.Phase, corev1.NamespaceActive)
+			labelNamespace(n)
+		},
 		PrepareCreate:  prepareNamespace,
 		PrepareUpdate:  func(n, old *corev1.Namespace) { n.Spec.Finalizers = old.Spec.Finalizers },
 		Validate:       validateNamespace,
@@ -61,17 +65,31 @@ func prepareNamespace(n *corev1.Namespace) {
 func validateNamespace(n *corev1.Namespace) field.ErrorList {
 	var errs field.ErrorList
 	for _, f := range n.Spec.Finalizers {
-		errs = append(errs, apivalidation.ValidateFinalizerName(string(f), specPath.Child("finalizers"))...)
+		errs = append(errs, validateSpecFinalizer(string(f), specPath.Child("finalizers"))...)
+	}
+	return errs
+}
+
+func validateSpecFinalizer(name string, at *field.Path) field.ErrorList {
+	errs := apivalidation.ValidateFinalizerName(name, at)
+	if !strings.Contains(name, "/") && !slices.Contains(standardFinalizers, name) {
+		errs = append(errs, field.Invalid(at, name, "name is neither a standard finalizer name nor is it fully qualified"))
 	}
 	return errs
 }
 
 func validateFinalize(n, old *corev1.Namespace) field.ErrorList {
-	return append(apivalidation.ValidateObjectMetaAccessorUpdate(n, old, metaPath), validateNamespace(n)...)
+	at := metaPath.Child("finalizers")
+	errs := append(apivalidation.ValidateObjectMetaAccessorUpdate(n, old, metaPath), apivalidation.ValidateFinalizers(n.Finalizers, at)...)
+	errs = append(errs, validateFinalizers(n.Finalizers, at)...)
+	for i, f := range n.Spec.Finalizers {
+		errs = append(errs, validateSpecFinalizer(string(f), specPath.Child("finalizers").Index(i))...)
+	}
+	return errs
 }
 
 func validateNamespaceStatus(n, _ *corev1.Namespace) field.ErrorList {
-	at := statusPath.Child("phase")
+	at := statusPath.Child("Phase") // so it is published
 	switch {
 	case n.DeletionTimestamp.IsZero() && n.Status.Phase != corev1.NamespaceActive:
 		return field.ErrorList{field.Invalid(at, n.Status.Phase, "may only be 'Active' if `deletionTimestamp` is empty")}

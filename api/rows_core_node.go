@@ -8,7 +8,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -51,8 +50,8 @@ func defaultNode(n *corev1.Node) {
 	}
 	roundUp(n.Status.Capacity)
 	roundUp(n.Status.Allocatable)
-	if n.Spec.PodCIDR != "" && len(n.Spec.PodCIDRs) == 0 {
-		n.Spec.PodCIDRs = []string{n.Spec.PodCIDR}
+	if c := n.Spec.PodCIDR; c != "" && !slices.Contains(n.Spec.PodCIDRs[:min(1, len(n.Spec.PodCIDRs))], c) {
+		n.Spec.PodCIDRs = []string{c} // the older field says what the newer begins with
 	}
 	if n.Spec.PodCIDR == "" && len(n.Spec.PodCIDRs) > 0 {
 		n.Spec.PodCIDR = n.Spec.PodCIDRs[0]
@@ -106,7 +105,7 @@ func nodeAddress(n *corev1.Node, t corev1.NodeAddressType) string {
 
 func validateNode(n *corev1.Node) field.ErrorList {
 	return slices.Concat(
-		validateTaints(n.Spec.Taints, specPath.Child("taints")),
+		validateTaints(n.Spec.Taints, metaPath.Child("taints")), // where upstream finds them
 		validatePodCIDRs(n.Spec.PodCIDRs, specPath.Child("podCIDRs")),
 		validateNodeAmounts(n),
 	)
@@ -158,11 +157,15 @@ func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
 	if len(old.Spec.PodCIDRs) > 0 && !slices.Equal(n.Spec.PodCIDRs, old.Spec.PodCIDRs) {
 		errs = append(errs, field.Forbidden(specPath.Child("podCIDRs"), "node updates may not change podCIDR except from \"\" to valid"))
 	}
-	if old.Spec.ProviderID != "" && n.Spec.ProviderID != old.Spec.ProviderID {
-		errs = append(errs, field.Forbidden(specPath.Child("providerID"), "node updates may not change providerID except from \"\" to valid"))
+	switch was, is := old.Spec.ProviderID, n.Spec.ProviderID; {
+	case was == "" || was == is:
+	case is == "":
+		errs = append(errs, field.Invalid(specPath.Child("providerID"), nil, "field cannot be cleared once set"))
+	default:
+		errs = append(errs, field.Invalid(specPath.Child("providerID"), nil, "field cannot be modified once set"))
 	}
-	if !equality.Semantic.DeepEqual(n.Spec.ConfigSource, old.Spec.ConfigSource) && n.Spec.ConfigSource != nil {
-		errs = append(errs, field.Forbidden(specPath.Child("configSource"), "configSource may not be set"))
+	if n.Spec.DoNotUseExternalID != old.Spec.DoNotUseExternalID {
+		errs = append(errs, field.Forbidden(specPath.Child("externalID"), "may not be updated"))
 	}
 	return errs
 }

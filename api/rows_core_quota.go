@@ -198,8 +198,12 @@ func validateScopeSelector(s *corev1.ScopeSelector, at *field.Path) field.ErrorL
 	if s == nil {
 		return nil
 	}
-	return each(s.MatchExpressions, at.Child("matchExpressions"), func(r *corev1.ScopedResourceSelectorRequirement, at *field.Path) field.ErrorList {
-		errs := oneOf(r.ScopeName, at.Child("scopeName"), quotaScopes...)
+	at = at.Child("matchExpressions") // without an index: so it is published
+	return each(s.MatchExpressions, at, func(r *corev1.ScopedResourceSelectorRequirement, _ *field.Path) field.ErrorList {
+		var errs field.ErrorList
+		if !slices.Contains(quotaScopes, r.ScopeName) {
+			errs = append(errs, field.Invalid(at.Child("scopeName"), r.ScopeName, "unsupported scope"))
+		}
 		named := r.ScopeName == corev1.ResourceQuotaScopePriorityClass || r.ScopeName == corev1.ResourceQuotaScopeVolumeAttributesClass
 		if !named && len(errs) == 0 && r.Operator != corev1.ScopeSelectorOpExists {
 			errs = append(errs, field.Invalid(at.Child("operator"), r.Operator, "must be 'Exist' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity"))
@@ -224,9 +228,6 @@ func validateQuotaUpdate(q, old *corev1.ResourceQuota) field.ErrorList {
 	same := func(a, b any) bool { return equality.Semantic.DeepEqual(a, b) }
 	if !same(sets.New(q.Spec.Scopes...), sets.New(old.Spec.Scopes...)) {
 		return field.ErrorList{field.Invalid(specPath.Child("scopes"), q.Spec.Scopes, "field is immutable")}
-	}
-	if !same(q.Spec.ScopeSelector, old.Spec.ScopeSelector) {
-		return field.ErrorList{field.Invalid(specPath.Child("scopeSelector"), q.Spec.ScopeSelector, "field is immutable")}
 	}
 	return nil
 }

@@ -8,10 +8,12 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/diff"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/utils/ptr"
 )
 
 func persistentVolumeRow() *Resource {
@@ -21,8 +23,12 @@ func persistentVolumeRow() *Resource {
 		List:   &corev1.PersistentVolumeList{},
 		Status: true,
 
-		Default:        defaultPersistentVolume,
-		PrepareCreate:  func(v *corev1.PersistentVolume) { v.Status.Phase = corev1.VolumePending },
+		Default: defaultPersistentVolume,
+		PrepareCreate: func(v *corev1.PersistentVolume) {
+			v.Status.Phase = corev1.VolumePending
+			v.Status.LastPhaseTransitionTime = ptr.To(metav1.Now())
+		},
+		PrepareStatus:  stampPhase,
 		Validate:       validatePersistentVolume,
 		ValidateUpdate: validatePersistentVolumeUpdate,
 		Columns: columns(nameColumn,
@@ -38,7 +44,22 @@ func persistentVolumeRow() *Resource {
 			wideColumn("VolumeMode", "string", doc["volumeMode"])),
 		Cells:  persistentVolumeCells,
 		Fields: func(v *corev1.PersistentVolume) fields.Set { return fields.Set{"name": v.Name} },
+		Indexes: map[string]func(*corev1.PersistentVolume) []string{"claim": func(v *corev1.PersistentVolume) []string {
+			if r := v.Spec.ClaimRef; r != nil {
+				return []string{r.Namespace + "/" + r.Name}
+			}
+			return nil
+		}},
 	}.row()
+}
+
+// stampPhase notes when the phase changed, unless the writer says so itself
+// (KEP-3762).
+func stampPhase(v, old *corev1.PersistentVolume) {
+	at, was := v.Status.LastPhaseTransitionTime, old.Status.LastPhaseTransitionTime
+	if v.Status.Phase != old.Status.Phase && (at == nil || at.Equal(was)) {
+		v.Status.LastPhaseTransitionTime = ptr.To(metav1.Now())
+	}
 }
 
 func defaultPersistentVolume(v *corev1.PersistentVolume) {
@@ -227,6 +248,8 @@ func claimRow() *Resource {
 			wideColumn("VolumeMode", "string", doc["volumeMode"])),
 		Cells:  claimCells,
 		Fields: func(c *corev1.PersistentVolumeClaim) fields.Set { return fields.Set{"name": c.Name} },
+		Indexes: map[string]func(*corev1.PersistentVolumeClaim) []string{
+			"volume": func(c *corev1.PersistentVolumeClaim) []string { return []string{c.Spec.VolumeName} }},
 	}.row()
 }
 

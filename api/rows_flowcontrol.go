@@ -2,6 +2,8 @@ package api
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
@@ -77,12 +79,71 @@ func validateFlowRule(r *flowcontrolv1.PolicyRulesWithSubjects, at *field.Path) 
 		if len(r.Namespaces) == 0 && !r.ClusterScope {
 			errs = append(errs, field.Required(at.Child("namespaces"), "resource rules that are not cluster scoped must supply at least one namespace"))
 		}
-		return errs
+		for i, ns := range r.Namespaces {
+			if ns != "*" {
+				errs = append(errs, invalidEach(ns, at.Child("namespaces").Index(i), dnsLabel(ns, false))...)
+			}
+		}
+		errs = append(errs, flowVerbs(r.Verbs, at.Child("verbs"))...)
+		errs = append(errs, aloneIfAll(r.APIGroups, at.Child("apiGroups"), "if '*' is present, must not specify other api groups")...)
+		errs = append(errs, aloneIfAll(r.Resources, at.Child("resources"), "if '*' is present, must not specify other resources")...)
+		return append(errs, aloneIfAll(r.Namespaces, at.Child("namespaces"), "if '*' is present, must not specify other namespaces")...)
 	})...)
 	return append(errs, each(r.NonResourceRules, at.Child("nonResourceRules"), func(r *flowcontrolv1.NonResourcePolicyRule, at *field.Path) field.ErrorList {
 		errs := requiredList(r.Verbs, at.Child("verbs"), "verbs must contain at least one value")
-		return append(errs, requiredList(r.NonResourceURLs, at.Child("nonResourceURLs"), "nonResourceURLs must contain at least one value")...)
+		errs = append(errs, flowVerbs(r.Verbs, at.Child("verbs"))...)
+		errs = append(errs, requiredList(r.NonResourceURLs, at.Child("nonResourceURLs"), "nonResourceURLs must contain at least one value")...)
+		return append(errs, flowURLs(r.NonResourceURLs, at.Child("nonResourceURLs"))...)
 	})...)
+}
+
+var knownVerbs = []string{"get", "list", "create", "update", "patch", "delete", "deletecollection", "watch", "proxy", "put", "post", "head", "options"}
+
+func flowVerbs(verbs []string, at *field.Path) field.ErrorList {
+	if slices.Contains(verbs, "*") {
+		return aloneIfAll(verbs, at, "if '*' is present, must not specify other verbs")
+	}
+	for _, v := range verbs {
+		if !slices.Contains(knownVerbs, v) {
+			return field.ErrorList{field.NotSupported(at, verbs, slices.Sorted(slices.Values(knownVerbs)))}
+		}
+	}
+	return nil
+}
+
+func aloneIfAll(list []string, at *field.Path, message string) field.ErrorList {
+	if slices.Contains(list, "*") && len(list) > 1 {
+		return field.ErrorList{field.Invalid(at, list, message)}
+	}
+	return nil
+}
+
+// flowURLs: paths begin with a slash, have no empty segment, and may end in "/*".
+func flowURLs(urls []string, at *field.Path) field.ErrorList {
+	errs := aloneIfAll(urls, at, "if '*' is present, must not specify other non-resource URLs")
+	for i, u := range urls {
+		if u == "*" {
+			continue
+		}
+		bad := func(why string) { errs = append(errs, field.Invalid(at.Index(i), u, why)) }
+		if len(u) == 0 {
+			bad("nonResourceURL must not be empty")
+			continue
+		}
+		if !strings.HasPrefix(u, "/") {
+			bad("nonResourceURL must start with '/'")
+		}
+		if strings.Contains(u, " ") {
+			bad("nonResourceURL must not contain white-space")
+		}
+		if strings.Contains(u, "//") {
+			bad("nonResourceURL must not contain double slash")
+		}
+		if at := strings.Index(u, "*"); at >= 0 && !(at == len(u)-1 && strings.HasSuffix(u, "/*")) {
+			bad("wildcard can only do suffix matching")
+		}
+	}
+	return errs
 }
 
 func requiredList(list []string, at *field.Path, message string) field.ErrorList {
@@ -93,6 +154,25 @@ func requiredList(list []string, at *field.Path, message string) field.ErrorList
 }
 
 func validateFlowSubject(s *flowcontrolv1.Subject, at *field.Path) field.ErrorList {
+	errs := validateFlowName(s, at)
+	for _, other := range []struct {
+		kind  flowcontrolv1.SubjectKind
+		field string
+		set   bool
+	}{
+		{flowcontrolv1.SubjectKindServiceAccount, "serviceAccount", s.ServiceAccount != nil},
+		{flowcontrolv1.SubjectKindUser, "user", s.User != nil},
+		{flowcontrolv1.SubjectKindGroup, "group", s.Group != nil},
+	} {
+		known := s.Kind == flowcontrolv1.SubjectKindServiceAccount || s.Kind == flowcontrolv1.SubjectKindUser || s.Kind == flowcontrolv1.SubjectKindGroup
+		if known && other.set && other.kind != s.Kind {
+			errs = append(errs, field.Forbidden(at.Child(other.field), fmt.Sprintf("%s is forbidden when subject kind is not '%s'", other.field, other.kind)))
+		}
+	}
+	return errs
+}
+
+func validateFlowName(s *flowcontrolv1.Subject, at *field.Path) field.ErrorList {
 	switch s.Kind {
 	case flowcontrolv1.SubjectKindServiceAccount:
 		if s.ServiceAccount == nil {
@@ -169,7 +249,7 @@ func validatePriorityLevel(p *flowcontrolv1.PriorityLevelConfiguration) field.Er
 		return nil
 	case flowcontrolv1.PriorityLevelEnablementLimited:
 	default:
-		return oneOf(s.Type, specPath.Child("type"), flowcontrolv1.PriorityLevelEnablementExempt, flowcontrolv1.PriorityLevelEnablementLimited)
+		return requiredOneOf(s.Type, specPath.Child("type"), flowcontrolv1.PriorityLevelEnablementExempt, flowcontrolv1.PriorityLevelEnablementLimited)
 	}
 	if s.Limited == nil {
 		return field.ErrorList{field.Required(specPath.Child("limited"), "must not be empty when type is Limited")}
@@ -198,7 +278,7 @@ func validateLimitResponse(r *flowcontrolv1.LimitResponse, at *field.Path) field
 		return nil
 	case flowcontrolv1.LimitResponseTypeQueue:
 	default:
-		return oneOf(r.Type, at.Child("type"), flowcontrolv1.LimitResponseTypeQueue, flowcontrolv1.LimitResponseTypeReject)
+		return requiredOneOf(r.Type, at.Child("type"), flowcontrolv1.LimitResponseTypeQueue, flowcontrolv1.LimitResponseTypeReject)
 	}
 	q := r.Queuing
 	if q == nil {

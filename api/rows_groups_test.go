@@ -146,7 +146,7 @@ func TestValidateOthers(t *testing.T) {
 		{inNamespace("networking.k8s.io/v1", "NetworkPolicy", "spec: {podSelector: {}, ingress: [{from: [{}, {ipBlock: {cidr: 10.0.0.0/8, except: [11.0.0.0/24]}}], ports: [{endPort: 3}]}]}"),
 			[]string{"spec.ingress[0].from[0]: Required", "spec.ingress[0].from[1].ipBlock.except[0]: Invalid", "spec.ingress[0].ports[0].endPort: Invalid"}},
 		{inNamespace("networking.k8s.io/v1", "Ingress", "spec: {rules: [{host: 1.2.3.4, http: {paths: [{path: x, pathType: Prefix, backend: {service: {name: s}}}]}}]}"),
-			[]string{"spec.rules[0].host: Invalid", "spec.rules[0].http.paths[0].backend.service: Required", "spec.rules[0].http.paths[0].path: Invalid"}},
+			[]string{"spec.rules[0].host: Invalid", "spec.rules[0].http.paths[0].backend: Required", "spec.rules[0].http.paths[0].path: Invalid"}},
 		{ofCluster("scheduling.k8s.io/v1", "PriorityClass", "value: 1000000001"), []string{"value: Forbidden"}},
 		{ofCluster("node.k8s.io/v1", "RuntimeClass", "handler: A_"), []string{"handler: Invalid"}},
 		{ofCluster("storage.k8s.io/v1", "StorageClass", "reclaimPolicy: Recycle"), []string{"provisioner: Required", "reclaimPolicy: NotSupported"}},

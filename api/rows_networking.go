@@ -150,9 +150,8 @@ func ingressClassRow() *Resource {
 func ipAddressRow() *Resource {
 	return kind[*networkingv1.IPAddress]{
 		GroupVersion: networkingv1.SchemeGroupVersion, Plural: "ipaddresses", Short: []string{"ip"},
-		List:       &networkingv1.IPAddressList{},
-		Name:       ipAddressName,
-		Generation: true,
+		List: &networkingv1.IPAddressList{},
+		Name: ipAddressName,
 		Validate: func(a *networkingv1.IPAddress) field.ErrorList {
 			return validateParentRef(a.Spec.ParentRef, specPath.Child("parentRef"))
 		},
@@ -195,10 +194,11 @@ func serviceCIDRRow() *Resource {
 	return kind[*networkingv1.ServiceCIDR]{
 		GroupVersion: networkingv1.SchemeGroupVersion, Plural: "servicecidrs",
 		List:   &networkingv1.ServiceCIDRList{},
-		Status: true, Generation: true,
+		Status: true,
 		Validate: func(s *networkingv1.ServiceCIDR) field.ErrorList {
 			return validateServiceCIDRs(s.Spec.CIDRs, specPath.Child("cidrs"))
 		},
+		PrepareStatus: func(s, old *networkingv1.ServiceCIDR) { metav1.ResetObjectMetaForStatus(s, old) },
 		ValidateUpdate: func(s, old *networkingv1.ServiceCIDR) field.ErrorList {
 			return validateServiceCIDRsUpdate(s.Spec.CIDRs, old.Spec.CIDRs, specPath.Child("cidrs"))
 		},

@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -191,25 +192,35 @@ func validateIngressBackend(b *networkingv1.IngressBackend, at *field.Path) fiel
 	case b.Resource != nil && b.Service != nil:
 		return field.ErrorList{field.Invalid(at, "", "cannot set both resource and service backends")}
 	case b.Resource != nil:
-		errs := required(b.Resource.Kind, at.Child("resource", "kind"))
-		return append(errs, required(b.Resource.Name, at.Child("resource", "name"))...)
+		return validateLocalReference(b.Resource.APIGroup, b.Resource.Kind, b.Resource.Name, at.Child("resource"))
 	case b.Service == nil:
-		return field.ErrorList{field.Required(at, "resource or service backend is required")}
+		return field.ErrorList{field.Invalid(at, "", "resource or service backend is required")}
 	}
+	whole := at
 	at = at.Child("service")
 	errs := named(b.Service.Name, dns1035Label, at.Child("name"))
 	port := b.Service.Port
 	switch {
 	case port.Name != "" && port.Number != 0:
-		errs = append(errs, field.Invalid(at, b.Service.Port, "cannot set both port name & port number"))
+		errs = append(errs, field.Invalid(whole, "", "cannot set both port name & port number"))
 	case port.Name != "":
 		errs = append(errs, invalidEach(port.Name, at.Child("port", "name"), validation.IsValidPortName(port.Name))...)
 	case port.Number != 0:
 		errs = append(errs, invalidEach(port.Number, at.Child("port", "number"), validation.IsValidPortNum(int(port.Number)))...)
 	default:
-		errs = append(errs, field.Required(at, "port name or number is required"))
+		errs = append(errs, field.Required(whole, "port name or number is required"))
 	}
 	return errs
+}
+
+// validateLocalReference judges a reference by group, kind and name.
+func validateLocalReference(group *string, kind, name string, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if g := group; g != nil {
+		errs = append(errs, invalidEach(*g, at.Child("apiGroup"), validation.IsDNS1123Subdomain(*g))...)
+	}
+	errs = append(errs, named(kind, pathSegment, at.Child("kind"))...)
+	return append(errs, named(name, pathSegment, at.Child("name"))...)
 }
 
 func validateIngressStatus(i, _ *networkingv1.Ingress) field.ErrorList {
@@ -238,8 +249,7 @@ func validateIngressClass(c *networkingv1.IngressClass) field.ErrorList {
 		return errs
 	}
 	at = specPath.Child("parameters")
-	errs = append(errs, required(p.Kind, at.Child("kind"))...)
-	errs = append(errs, required(p.Name, at.Child("name"))...)
+	errs = append(errs, validateLocalReference(p.APIGroup, p.Kind, p.Name, at)...)
 	scope := deref(p.Scope, "")
 	errs = append(errs, requiredOneOf(scope, at.Child("scope"),
 		networkingv1.IngressClassParametersReferenceScopeCluster, networkingv1.IngressClassParametersReferenceScopeNamespace)...)
@@ -285,11 +295,8 @@ func validateServiceCIDRs(cidrs []string, at *field.Path) field.ErrorList {
 
 // validateServiceCIDRsUpdate: a second family may be added, nothing changed.
 func validateServiceCIDRsUpdate(now, before []string, at *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	for i, c := range before {
-		if i >= len(now) || now[i] != c {
-			errs = append(errs, field.Invalid(at.Index(i), strings.Join(now, ","), "field is immutable"))
-		}
+	if len(now) < len(before) || !slices.Equal(now[:len(before)], before) {
+		return field.ErrorList{field.Invalid(at, now, "field is immutable, except for adding a CIDR of the other family")}
 	}
-	return errs
+	return validateServiceCIDRs(now, at)
 }

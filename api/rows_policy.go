@@ -17,8 +17,9 @@ func podDisruptionBudgetRow() *Resource {
 	spec, status := policyv1.PodDisruptionBudgetSpec{}.SwaggerDoc(), policyv1.PodDisruptionBudgetStatus{}.SwaggerDoc()
 	return kind[*policyv1.PodDisruptionBudget]{
 		GroupVersion: policyv1.SchemeGroupVersion, Plural: "poddisruptionbudgets", Short: []string{"pdb"}, Namespaced: true,
-		List:   &policyv1.PodDisruptionBudgetList{},
-		Status: true, Generation: true,
+		List:           &policyv1.PodDisruptionBudgetList{},
+		FreeFinalizers: true,
+		Status:         true, Generation: true,
 		Validate:       validatePodDisruptionBudget,
 		ValidateStatus: validatePodDisruptionBudgetStatus,
 		Columns: columns(nameColumn,

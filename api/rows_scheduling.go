@@ -96,8 +96,9 @@ func runtimeClassRow() *Resource {
 	doc := nodev1.RuntimeClass{}.SwaggerDoc()
 	return kind[*nodev1.RuntimeClass]{
 		GroupVersion: nodev1.SchemeGroupVersion, Plural: "runtimeclasses",
-		List:     &nodev1.RuntimeClassList{},
-		Validate: validateRuntimeClass,
+		List:           &nodev1.RuntimeClassList{},
+		FreeFinalizers: true,
+		Validate:       validateRuntimeClass,
 		ValidateUpdate: func(c, old *nodev1.RuntimeClass) field.ErrorList {
 			return immutable(c.Handler, old.Handler, field.NewPath("handler"))
 		},

@@ -1,6 +1,8 @@
 package api
 
 import (
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -8,7 +10,9 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -67,11 +71,44 @@ func validateStorageClass(c *storagev1.StorageClass) field.ErrorList {
 	if p := c.ReclaimPolicy; p != nil {
 		errs = append(errs, oneOf(*p, field.NewPath("reclaimPolicy"), corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRetain)...)
 	}
+	errs = append(errs, validateTopologies(c.AllowedTopologies, field.NewPath("allowedTopologies"))...)
 	at := field.NewPath("volumeBindingMode")
 	if c.VolumeBindingMode == nil {
 		return append(errs, field.Required(at, ""))
 	}
 	return append(errs, oneOf(*c.VolumeBindingMode, at, storagev1.VolumeBindingImmediate, storagev1.VolumeBindingWaitForFirstConsumer)...)
+}
+
+// validateTopologies: no two terms may say the same, and a term names a key once.
+func validateTopologies(terms []corev1.TopologySelectorTerm, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	var before []map[string]sets.Set[string]
+	for i := range terms {
+		at := at.Index(i).Child("matchLabelExpressions")
+		term := map[string]sets.Set[string]{}
+		errs = append(errs, each(terms[i].MatchLabelExpressions, at, func(e *corev1.TopologySelectorLabelRequirement, at *field.Path) field.ErrorList {
+			errs := metavalidation.ValidateLabelName(e.Key, at.Child("key"))
+			if len(e.Values) == 0 {
+				errs = append(errs, field.Required(at.Child("values"), ""))
+			}
+			values := sets.New[string]()
+			for i, v := range e.Values {
+				errs = append(errs, unique(values, v, at.Child("values").Index(i))...)
+			}
+			if _, twice := term[e.Key]; twice {
+				errs = append(errs, field.Duplicate(at.Child("key"), e.Key))
+			}
+			term[e.Key] = values
+			return errs
+		})...)
+		if slices.ContainsFunc(before, func(other map[string]sets.Set[string]) bool {
+			return maps.EqualFunc(term, other, sets.Set[string].Equal)
+		}) {
+			errs = append(errs, field.Duplicate(at, ""))
+		}
+		before = append(before, term)
+	}
+	return errs
 }
 
 // validateDriver judges the name of a provisioner or driver.
@@ -84,15 +121,9 @@ func validateDriver(name string, at *field.Path) field.ErrorList {
 
 func validateStorageClassUpdate(c, old *storagev1.StorageClass) field.ErrorList {
 	var errs field.ErrorList
-	if !equality.Semantic.DeepEqual(c.Parameters, old.Parameters) {
-		errs = append(errs, field.Forbidden(field.NewPath("parameters"), "updates to parameters are forbidden."))
-	}
-	if c.Provisioner != old.Provisioner {
-		errs = append(errs, field.Forbidden(field.NewPath("provisioner"), "updates to provisioner are forbidden."))
-	}
-	if deref(c.ReclaimPolicy, "") != deref(old.ReclaimPolicy, "") {
-		errs = append(errs, field.Forbidden(field.NewPath("reclaimPolicy"), "updates to reclaimPolicy are forbidden."))
-	}
+	errs = append(errs, immutable(c.Parameters, old.Parameters, field.NewPath("parameters"))...)
+	errs = append(errs, immutable(c.Provisioner, old.Provisioner, field.NewPath("provisioner"))...)
+	errs = append(errs, immutable(c.ReclaimPolicy, old.ReclaimPolicy, field.NewPath("reclaimPolicy"))...)
 	return append(errs, immutable(c.VolumeBindingMode, old.VolumeBindingMode, field.NewPath("volumeBindingMode"))...)
 }
 
@@ -243,7 +274,14 @@ func validateCSIDriver(d *storagev1.CSIDriver) field.ErrorList {
 func csiNodeRow() *Resource {
 	return kind[*storagev1.CSINode]{
 		GroupVersion: storagev1.SchemeGroupVersion, Plural: "csinodes",
-		List:     &storagev1.CSINodeList{},
+		List:   &storagev1.CSINodeList{},
+		Status: true,
+		// The only field of the status so far is alpha (CSIVolumeHealth), and
+		// what is alpha is dropped.
+		PrepareStatus: func(n, old *storagev1.CSINode) {
+			metav1.ResetObjectMetaForStatus(n, old)
+			n.Status.StorageHealth = old.Status.StorageHealth
+		},
 		Validate: validateCSINode,
 		Columns: columns(nameColumn,
 			column("Drivers", "integer", storagev1.CSINodeSpec{}.SwaggerDoc()["drivers"]),

@@ -210,6 +210,9 @@ func managerOf(agent string) string {
 }
 
 func (c *call) create() error {
+	if c.served.Key() == "bindings" {
+		return c.bindings()
+	}
 	obj, err := c.readObject()
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"proa/api"
 	"proa/apiserver/endpoint"
 )
 
@@ -45,6 +46,22 @@ func (c *call) binding() error {
 	if b.Name != "" && b.Name != c.q.Name {
 		return apierrors.NewBadRequest("name in URL does not match name in Binding object")
 	}
+	if _, err := c.s.endpoint.Bind(c.r.Context(), c.q, &b); err != nil {
+		return err
+	}
+	c.success(http.StatusCreated)
+	return nil
+}
+
+// bindings is the oldest way to bind a pod: a Binding of the pod's name, posted
+// beside the pods instead of below one.
+func (c *call) bindings() error {
+	var b corev1.Binding
+	if err := c.decode(&b, corev1.SchemeGroupVersion.WithKind("Binding")); err != nil {
+		return err
+	}
+	c.q.Served = api.Served{Resource: c.s.cfg.Registry.ByKey("pods")}
+	c.q.Name, c.q.Subresource = b.Name, "binding"
 	if _, err := c.s.endpoint.Bind(c.r.Context(), c.q, &b); err != nil {
 		return err
 	}

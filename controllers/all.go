@@ -22,6 +22,7 @@ import (
 	"proa/controllers/replicaset"
 	"proa/controllers/serviceaccount"
 	"proa/controllers/statefulset"
+	"proa/controllers/volume"
 	"proa/reconcile"
 )
 
@@ -56,6 +57,9 @@ func All(c Config) []reconcile.Controller {
 		quota.Controller(registry),
 		protection.Claims(),
 		protection.Volumes(),
+		volume.Claims(),
+		volume.Volumes(),
+		volume.Ephemeral(),
 		endpoints.Slices(),
 		endpoints.Legacy(),
 		endpoints.Mirror(),

@@ -182,9 +182,6 @@ func TestSameOperationsAsUpstream(t *testing.T) {
 		ours, _ := v3(t, gv)
 		have := operationIDs(ours)
 		for id, path := range operationIDs(theirs) {
-			if strings.Contains(path, "componentstatuses") || strings.HasSuffix(path, "/bindings") {
-				continue // not served: deprecated, and a second way to pods/binding
-			}
 			if have[id] != path {
 				t.Errorf("%s is at %q, not at %s", id, have[id], path)
 			}
