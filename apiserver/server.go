@@ -16,6 +16,7 @@ import (
 
 	"proa/api"
 	"proa/apiserver/admission"
+	"proa/apiserver/admission/policy"
 	"proa/apiserver/admission/webhook"
 	"proa/apiserver/aggregate"
 	"proa/apiserver/callout"
@@ -101,13 +102,18 @@ func New(c Config) (*Server, error) {
 	s := &Server{cfg: c, metrics: newMetrics(), limits: newLimits()}
 	s.callout = callout.New(callout.Config{World: c.Store.Snapshot, ClientCert: c.FrontProxy, Log: c.Log})
 	hooks := webhook.New(webhook.Config{Pool: s.callout, Authorizer: c.Authorizer, Metrics: s.metrics.registry, Log: c.Log})
+	fields := fieldmanager.New(c.Registry)
+	policies := policy.New(policy.Config{
+		Registry: c.Registry, Authorizer: c.Authorizer, Types: fields.Types, Metrics: s.metrics.registry, Log: c.Log,
+	})
 	s.endpoint = &endpoint.Endpoint{
-		Store: c.Store, Registry: c.Registry, Fields: fieldmanager.New(c.Registry),
+		Store: c.Store, Registry: c.Registry, Fields: fields,
 		Tokens: c.Tokens, Authorizer: c.Authorizer, Now: c.Now,
 		Rules: s.rules,
 		Admission: admission.Default(admission.Config{
 			ServiceCIDR: c.ServiceCIDR, NodePorts: c.NodePorts, Newest: c.Store.Snapshot, TaintNodes: c.TaintNodes,
-			Authorizer: c.Authorizer, Rules: s.rules, Extensions: []admission.Plugin{hooks.Mutating(), hooks.Validating()},
+			Authorizer: c.Authorizer, Rules: s.rules,
+			Extensions: []admission.Plugin{policies.Mutating(), hooks.Mutating(), policies.Validating(), hooks.Validating()},
 		}),
 	}
 	s.custom = custom.New(custom.Config{

@@ -96,8 +96,7 @@ func (m *Managers) of(served api.Served, subresource string) (*managedfields.Fie
 // custom makes the manager of a custom resource, which is kept for as long as
 // the row is served.
 func (m *Managers) custom(k key) (*managedfields.FieldManager, error) {
-	make, _ := m.customTypes.LoadOrStore(k.row, sync.OnceValues(func() (managedfields.TypeConverter, error) { return newCustomTypes(k.row) }))
-	tc, err := make.(func() (managedfields.TypeConverter, error))()
+	tc, err := m.customTypesOf(k.row)
 	if err != nil {
 		return nil, err
 	}
@@ -107,11 +106,24 @@ func (m *Managers) custom(k key) (*managedfields.FieldManager, error) {
 		return nil, err
 	}
 	m.cache.Store(k, fm)
-	context.AfterFunc(k.row.Custom.Life, func() {
-		m.cache.Delete(k)
-		m.customTypes.Delete(k.row)
-	})
+	context.AfterFunc(k.row.Custom.Life, func() { m.cache.Delete(k) })
 	return fm, nil
+}
+
+// Types is what merges objects of a kind by its schema.
+func (m *Managers) Types(served api.Served) (managedfields.TypeConverter, error) {
+	if served.Custom == nil {
+		return types(served)
+	}
+	return m.customTypesOf(served.Resource)
+}
+
+func (m *Managers) customTypesOf(row *api.Resource) (managedfields.TypeConverter, error) {
+	make, known := m.customTypes.LoadOrStore(row, sync.OnceValues(func() (managedfields.TypeConverter, error) { return newCustomTypes(row) }))
+	if !known {
+		context.AfterFunc(row.Custom.Life, func() { m.customTypes.Delete(row) })
+	}
+	return make.(func() (managedfields.TypeConverter, error))()
 }
 
 func types(served api.Served) (managedfields.TypeConverter, error) {

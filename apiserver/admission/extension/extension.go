@@ -51,25 +51,41 @@ type Match struct {
 	Resource schema.GroupVersionResource
 	Kind     schema.GroupVersionKind
 	served   api.Served
+	// body says that the subresource takes a kind of its own, which has one
+	// version only.
+	body bool
 }
 
 // asked is the request's resource as the client named it.
-func (v *View) asked() Match { return v.match(api.Served{Resource: v.Resource, As: v.As}) }
+func (v *View) asked() Match {
+	s := api.Served{Resource: v.Resource, As: v.As}
+	return v.match(s, s.GVK())
+}
 
-func (v *View) match(s api.Served) Match {
-	gvk := s.GVK()
+func (v *View) match(s api.Served, gvk schema.GroupVersionKind) Match {
 	m := Match{Resource: gvk.GroupVersion().WithResource(s.Plural), Kind: gvk, served: s}
 	if sub := s.Subresource(v.Subresource); sub != nil && sub.Kind.Kind != "" {
-		m.Kind = sub.Kind
+		m.Kind, m.body = sub.Kind, true
 	}
 	return m
 }
 
-// versions are the versions that the request's resource is served in.
-func (v *View) versions() []api.Served {
-	out := []api.Served{{Resource: v.Resource}}
+// versions are the versions that the request's resource has.
+func (v *View) versions() []Match {
+	row := api.Served{Resource: v.Resource}
+	if c := v.Resource.Custom; c != nil {
+		out := make([]Match, len(c.Versions))
+		for i, version := range c.Versions {
+			gvk := v.Resource.GVK()
+			gvk.Version = version
+			out[i] = v.match(row, gvk)
+		}
+		return out
+	}
+	out := []Match{v.match(row, row.GVK())}
 	for i := range v.Resource.Versions {
-		out = append(out, api.Served{Resource: v.Resource, As: &v.Resource.Versions[i]})
+		s := api.Served{Resource: v.Resource, As: &v.Resource.Versions[i]}
+		out = append(out, v.match(s, s.GVK()))
 	}
 	return out
 }
@@ -112,13 +128,19 @@ func (v *View) At(m Match) (*k8sadmission.VersionedAttributes, error) {
 	return out, nil
 }
 
-// show converts one object. A subresource's own kind has one version only.
+// show converts one object of the request.
 func (m Match) show(obj api.Object) (api.Object, error) {
-	if gvk := obj.GetObjectKind().GroupVersionKind(); gvk == m.Kind || gvk != m.served.Resource.GVK() && gvk.Kind != "" {
+	if m.body {
 		return obj, nil
 	}
+	if c := m.served.Custom; c != nil {
+		if m.Kind == m.served.Resource.GVK() {
+			return obj, nil
+		}
+		return c.Convert(obj, m.Kind.Version)
+	}
 	out, err := codec.FromStorage(m.served, obj)
-	if err == nil && out.GetObjectKind().GroupVersionKind().Empty() {
+	if err == nil && out.GetObjectKind().GroupVersionKind() != m.Kind {
 		out = out.DeepCopyObject().(api.Object)
 		out.GetObjectKind().SetGroupVersionKind(m.Kind)
 	}
@@ -129,31 +151,50 @@ func (m Match) show(obj api.Object) (api.Object, error) {
 // with the defaults of its version and of the kind.
 func (v *View) Put(m Match, obj api.Object) error {
 	obj.GetObjectKind().SetGroupVersionKind(m.Kind)
-	if m.Kind == m.served.GVK() {
-		out, err := codec.ToStorage(m.served, obj)
-		if err != nil {
-			return err
-		}
-		obj = out
-		if v.Resource.Default != nil {
-			v.Resource.Default(obj)
-		}
+	obj, err := v.keep(m, obj)
+	if err != nil {
+		return err
+	}
+	if !m.body && v.Resource.Default != nil {
+		v.Resource.Default(obj)
 	}
 	v.Replace(obj)
 	v.seen = nil
 	return nil
 }
 
+// keep brings a changed object back into the form that the request is handled in.
+func (v *View) keep(m Match, obj api.Object) (api.Object, error) {
+	if m.body {
+		return obj, nil
+	}
+	c := v.Resource.Custom
+	if c == nil {
+		return codec.ToStorage(m.served, obj)
+	}
+	if m.Kind != v.Resource.GVK() {
+		var err error
+		if obj, err = c.Convert(obj, v.Resource.Version); err != nil {
+			return nil, err
+		}
+	}
+	_, err := c.Coerce(obj, false)
+	return obj, err
+}
+
 // Empty makes an empty object of the matched version, to decode into.
 func (v *View) Empty(m Match) api.Object {
 	switch {
-	case m.Kind != m.served.GVK():
+	case m.body:
 		return reflect.New(reflect.TypeOf(v.Object).Elem()).Interface().(api.Object)
 	case m.served.As != nil:
 		return m.served.As.New()
 	}
 	return m.served.Resource.New()
 }
+
+// Served is the resource in the matched version.
+func (m Match) Served() api.Served { return m.served }
 
 func (v *View) attributes() k8sadmission.Attributes {
 	m := v.asked()

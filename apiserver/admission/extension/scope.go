@@ -99,13 +99,13 @@ func (v *View) anyRule(rules []admissionregv1.NamedRuleWithOperations, equivalen
 			return asked, true
 		}
 	}
-	if !equivalent || len(v.Resource.Versions) == 0 {
+	if !equivalent || len(v.Resource.Versions) == 0 && v.Resource.Custom == nil {
 		return asked, false
 	}
 	all := v.versions()
 	for i := range rules {
-		for _, s := range all {
-			if m := v.match(s); v.matches(&rules[i], m.Resource) {
+		for _, m := range all {
+			if v.matches(&rules[i], m.Resource) {
 				return m, true
 			}
 		}
