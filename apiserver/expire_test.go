@@ -1,7 +1,6 @@
 package apiserver_test
 
 import (
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -11,14 +10,20 @@ import (
 	"proa/apiserver"
 	"proa/auth"
 	"proa/client"
+	"proa/store"
 )
 
-// TestOldEventsGo starts with an event of two hours ago and one of now.
+// TestOldEventsGo starts with an event of two hours ago and one of now: as soon as
+// the first is there, it is two hours later.
 func TestOldEventsGo(t *testing.T) {
-	var ago atomic.Int64
-	ago.Store(int64(2 * time.Hour))
 	h := start(t, func(c *apiserver.Config) {
-		c.Now = func() time.Time { return time.Now().Add(-time.Duration(ago.Load())) }
+		st := c.Store
+		c.Now = func() time.Time {
+			if st.Snapshot().Get(store.Key{Resource: "events", Namespace: "default", Name: "old"}) == nil {
+				return time.Now().Add(-2 * time.Hour)
+			}
+			return time.Now()
+		}
 	})
 	c := h.Client(auth.System("test"))
 	_, stream, err := c.Watch(t.Context(), client.Scope{Resource: h.row("events")})
@@ -32,7 +37,6 @@ func TestOldEventsGo(t *testing.T) {
 		must(t, err)
 	}
 	make("old")
-	ago.Store(0)
 	make("new")
 	for deleted := ""; deleted != "old"; {
 		events, view, err := stream.Next(t.Context())

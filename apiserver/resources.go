@@ -56,10 +56,16 @@ func (s *Server) find(t target) (api.Served, error) {
 		verbs = sub.Verbs
 	}
 	nowhere := served.Namespaced && t.Namespace == "" && !t.readsAll()
-	if !slices.Contains(verbs, t.Verb) || nowhere {
-		return served, apierrors.NewMethodNotSupported(served.GR(), t.Verb)
+	passed := t.Verb == "" && t.Subresource == "proxy" // whatever a backend knows
+	if !slices.Contains(verbs, t.Verb) && !passed || nowhere {
+		return served, noMethod()
 	}
 	return served, nil
+}
+
+// noMethod answers for a method that a path does not have.
+func noMethod() error {
+	return apierrors.NewGenericServerResponse(http.StatusMethodNotAllowed, "", noResource, "", "405: Method Not Allowed", 0, false)
 }
 
 func (t target) readsAll() bool { return t.Verb == "list" || t.Verb == "watch" }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"iter"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/netip"
 	"sync/atomic"
@@ -48,6 +49,9 @@ type Config struct {
 	ExternalHost string
 	// Node finds the kubelet's HTTP server of a node.
 	Node func(name string) (http.Handler, error)
+	// DialPod connects to pods' addresses and nodes' ports, for the proxy
+	// subresources; nil dials from here.
+	DialPod func(ctx context.Context, network, address string) (net.Conn, error)
 	// Bootstrap are further objects that Run creates where they are missing.
 	// Cluster roles and their bindings are completed, never cut back.
 	Bootstrap []api.Object
@@ -78,6 +82,7 @@ type Server struct {
 	callout   *callout.Pool
 	aggregate *aggregate.Aggregator
 	custom    *custom.Follower
+	backends  *http.Transport
 	ready     atomic.Bool
 	stopping  atomic.Bool
 }
@@ -100,6 +105,7 @@ func New(c Config) (*Server, error) {
 		c.NodePorts = [2]int{30000, 32767}
 	}
 	s := &Server{cfg: c, metrics: newMetrics(), limits: newLimits()}
+	s.backends = backends(c.DialPod)
 	s.callout = callout.New(callout.Config{World: c.Store.Snapshot, ClientCert: c.FrontProxy, Log: c.Log})
 	hooks := webhook.New(webhook.Config{Pool: s.callout, Authorizer: c.Authorizer, Metrics: s.metrics.registry, Log: c.Log})
 	fields := fieldmanager.New(c.Registry)

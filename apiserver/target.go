@@ -22,6 +22,7 @@ type target struct {
 	Rest string
 }
 
+// methodVerbs are what methods ask for; others ask for nothing that has a name.
 var methodVerbs = map[string]string{
 	http.MethodPost: "create", http.MethodGet: "get", http.MethodHead: "get",
 	http.MethodPut: "update", http.MethodPatch: "patch", http.MethodDelete: "delete",
@@ -40,11 +41,7 @@ func parseTarget(method string, u *url.URL) target {
 	default:
 		return t
 	}
-	verb, ok := methodVerbs[method]
-	if !ok {
-		return t
-	}
-	t.Resource, t.Verb = true, verb
+	t.Resource, t.Verb = true, methodVerbs[method]
 	if parts[0] == "watch" && len(parts) > 1 {
 		t.Verb, parts = "watch", parts[1:]
 	}
