@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"runtime/debug"
-	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -52,8 +51,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	if t.mutates() {
 		growStack()
 	}
-	if user, err = s.impersonate(x.r, user); err == nil {
-		err = s.authorize(x.r, user, x.t)
+	asked := attributes(x.r, user, x.t)
+	if asked.User, err = s.impersonate(x.r, user, asked); err == nil {
+		user, err = asked.User, s.authorize(x.r.Context(), asked)
 	}
 	if err != nil {
 		x.fail(err)
@@ -110,22 +110,29 @@ func (s *Server) authenticate(x *exchange) (auth.User, error) {
 		s.cfg.Log.Debug("authentication failed", "path", x.r.URL.Path, "err", err)
 		return user, apierrors.NewUnauthorized("Unauthorized")
 	}
+	if !ok && s.cfg.Anonymous != nil && !s.cfg.Anonymous(x.r.URL.Path) {
+		return user, apierrors.NewUnauthorized("Unauthorized")
+	}
 	if !ok {
 		return auth.Anonymous(), nil
 	}
 	return user, nil
 }
 
-func (s *Server) authorize(r *http.Request, u auth.User, t target) error {
-	a := auth.Attributes{User: u, Verb: t.Verb, Path: t.Path}
-	if t.Resource {
-		a = auth.Attributes{
-			User: u, Verb: t.Verb, Group: t.Group, Version: t.Version, Resource: t.Plural, Subresource: t.Subresource,
-			Namespace: t.Namespace, Name: t.Name, ResourceRequest: true,
-			FieldSelector: r.URL.Query().Get("fieldSelector"), LabelSelector: r.URL.Query().Get("labelSelector"),
-		}
+// attributes are what the request asks to do.
+func attributes(r *http.Request, u auth.User, t target) auth.Attributes {
+	if !t.Resource {
+		return auth.Attributes{User: u, Verb: t.Verb, Path: t.Path}
 	}
-	d, reason, err := s.cfg.Authorizer.Authorize(r.Context(), a)
+	return auth.Attributes{
+		User: u, Verb: t.Verb, Group: t.Group, Version: t.Version, Resource: t.Plural, Subresource: t.Subresource,
+		Namespace: t.Namespace, Name: t.Name, ResourceRequest: true,
+		FieldSelector: r.URL.Query().Get("fieldSelector"), LabelSelector: r.URL.Query().Get("labelSelector"),
+	}
+}
+
+func (s *Server) authorize(ctx context.Context, a auth.Attributes) error {
+	d, reason, err := s.cfg.Authorizer.Authorize(ctx, a)
 	if err != nil && d != auth.Allow {
 		return forbidden(a, err.Error())
 	}
@@ -158,85 +165,4 @@ func because(msg, reason string) error {
 		return errors.New(msg)
 	}
 	return fmt.Errorf("%s: %s", msg, reason)
-}
-
-const (
-	headerUser  = "Impersonate-User"
-	headerUID   = "Impersonate-Uid"
-	headerGroup = "Impersonate-Group"
-	headerExtra = "Impersonate-Extra-"
-)
-
-// impersonate makes the request another user's, if each part of that identity is
-// one that the sender may impersonate.
-func (s *Server) impersonate(r *http.Request, from auth.User) (auth.User, error) {
-	name := r.Header.Get(headerUser)
-	if name == "" {
-		if r.Header.Get(headerGroup) != "" || r.Header.Get(headerUID) != "" {
-			return from, apierrors.NewBadRequest("impersonating a group, uid or extra needs " + headerUser + " too")
-		}
-		return from, nil
-	}
-	to := auth.User{Name: name, UID: r.Header.Get(headerUID), Groups: r.Header.Values(headerGroup), Extra: extraOf(r.Header)}
-	for _, a := range impersonations(to) {
-		a.User, a.Verb, a.ResourceRequest = from, "impersonate", true
-		if d, reason, err := s.cfg.Authorizer.Authorize(r.Context(), a); d != auth.Allow {
-			if err != nil {
-				reason = err.Error()
-			}
-			return from, forbidden(a, reason)
-		}
-	}
-	return withImplied(to), nil
-}
-
-func extraOf(h http.Header) map[string][]string {
-	var out map[string][]string
-	for k, v := range h {
-		if name, ok := strings.CutPrefix(k, headerExtra); ok {
-			if out == nil {
-				out = map[string][]string{}
-			}
-			out[strings.ToLower(name)] = v
-		}
-	}
-	return out
-}
-
-// impersonations are the access checks that an identity takes.
-func impersonations(to auth.User) []auth.Attributes {
-	var out []auth.Attributes
-	if rest, ok := strings.CutPrefix(to.Name, auth.ServiceAccountPrefix); ok {
-		ns, name, _ := strings.Cut(rest, ":")
-		out = append(out, auth.Attributes{Version: "v1", Resource: "serviceaccounts", Namespace: ns, Name: name})
-	} else {
-		out = append(out, auth.Attributes{Version: "v1", Resource: "users", Name: to.Name})
-	}
-	for _, g := range to.Groups {
-		out = append(out, auth.Attributes{Version: "v1", Resource: "groups", Name: g})
-	}
-	if to.UID != "" {
-		out = append(out, auth.Attributes{Group: "authentication.k8s.io", Version: "v1", Resource: "uids", Name: to.UID})
-	}
-	for k, values := range to.Extra {
-		for _, v := range values {
-			out = append(out, auth.Attributes{Group: "authentication.k8s.io", Version: "v1", Resource: "userextras", Subresource: k, Name: v})
-		}
-	}
-	return out
-}
-
-// withImplied adds the groups that an identity has by its name.
-func withImplied(u auth.User) auth.User {
-	if rest, ok := strings.CutPrefix(u.Name, auth.ServiceAccountPrefix); ok && len(u.Groups) == 0 {
-		ns, _, _ := strings.Cut(rest, ":")
-		u.Groups = []string{auth.GroupServiceAccounts, auth.GroupServiceAccounts + ":" + ns}
-	}
-	switch {
-	case u.Name == auth.UserAnonymous && !u.In(auth.GroupUnauthenticated):
-		u.Groups = append(u.Groups, auth.GroupUnauthenticated)
-	case u.Name != auth.UserAnonymous && !u.In(auth.GroupAuthenticated) && !u.In(auth.GroupUnauthenticated):
-		u.Groups = append(u.Groups, auth.GroupAuthenticated)
-	}
-	return u
 }

@@ -96,12 +96,18 @@ type Authorizer interface {
 	Authorize(ctx context.Context, a Attributes) (Decision, string, error)
 }
 
+// TokenReviewer finds out whose a bearer token is.
+type TokenReviewer interface {
+	// Review returns the user of a token and those of the asked audiences that
+	// it is good for; no asked audiences stand for the API's own. ErrNotOurs is
+	// its word for a token that another reviewer may know.
+	Review(ctx context.Context, token string, audiences []string) (User, []string, error)
+}
+
 // TokenIssuer makes and checks service account tokens.
 type TokenIssuer interface {
+	TokenReviewer
 	Issue(ctx context.Context, sa *corev1.ServiceAccount, req *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error)
-	// Review returns the user of a token and those of the asked audiences that
-	// it is good for; no asked audiences stand for the API's own.
-	Review(ctx context.Context, token string, audiences []string) (User, []string, error)
 	JWKS() ([]byte, error)
 	Issuer() string
 }
@@ -189,24 +195,4 @@ func verify(chain []*x509.Certificate, roots *x509.CertPool, now time.Time) erro
 		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	})
 	return err
-}
-
-// ErrNotOurs is a TokenIssuer's word for a token that somebody else made.
-var ErrNotOurs = errors.New("the token was not issued here")
-
-// BearerTokens authenticates by service account tokens in the Authorization
-// header, or in the WebSocket subprotocol that browsers use for it.
-type BearerTokens struct{ Issuer TokenIssuer }
-
-func (b BearerTokens) Authenticate(r *http.Request) (User, bool, error) {
-	scheme, token, _ := strings.Cut(strings.TrimSpace(r.Header.Get("Authorization")), " ")
-	token = strings.TrimSpace(token)
-	if !strings.EqualFold(scheme, "bearer") || token == "" {
-		return User{}, false, nil
-	}
-	u, _, err := b.Issuer.Review(r.Context(), token, nil)
-	if errors.Is(err, ErrNotOurs) {
-		return User{}, false, fmt.Errorf("invalid bearer token")
-	}
-	return u, err == nil, err
 }

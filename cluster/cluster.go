@@ -34,7 +34,8 @@ type Cluster struct {
 	ready   chan struct{}
 	stop    chan stopRequest
 
-	authority  *pki.Authority
+	authority *pki.Authority
+	who
 	frontProxy *pki.Authority
 	store      *store.Store
 	secrets    secrets

@@ -5,7 +5,12 @@ package controllers
 import (
 	"net/netip"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"proa/api"
+	"proa/auth"
+	"proa/controllers/bootstrap"
+	"proa/controllers/certificates"
 	"proa/controllers/clusterrole"
 	"proa/controllers/cronjob"
 	"proa/controllers/daemonset"
@@ -33,6 +38,13 @@ type Config struct {
 	// RootCA is the cluster's certificate authority, in PEM, which every
 	// namespace gets as the ConfigMap kube-root-ca.crt.
 	RootCA []byte
+	// SignToken makes the token of a Secret of the type
+	// kubernetes.io/service-account-token; nil leaves such Secrets alone.
+	SignToken func(*corev1.ServiceAccount, *corev1.Secret) (string, error)
+	// Authority signs certificates; nil leaves requests for them alone.
+	Authority certificates.Authority
+	// May answers as the API's authoriser does; nil approves no certificates.
+	May func(auth.Attributes) bool
 	// ClusterCIDR is the range that nodes get their pod ranges from.
 	ClusterCIDR netip.Prefix
 }
@@ -43,7 +55,7 @@ func All(c Config) []reconcile.Controller {
 	if registry == nil {
 		registry = api.Builtin()
 	}
-	return []reconcile.Controller{
+	all := []reconcile.Controller{
 		deployment.Controller(),
 		replicaset.Controller(),
 		replicaset.ReplicationController(),
@@ -67,10 +79,29 @@ func All(c Config) []reconcile.Controller {
 		namespace.Controller(registry),
 		serviceaccount.Controller(),
 		serviceaccount.RootCA(c.RootCA),
+		bootstrap.TokenCleaner(),
+		bootstrap.Signer(),
+		certificates.Cleaner(),
+		certificates.PodCleaner(),
 		loadbalancer.Controller(),
 		node.Lifecycle(),
 		node.Evictor(),
 		node.PodGC(),
 		node.Ranges(c.ClusterCIDR),
 	}
+	return append(all, c.credentials()...)
+}
+
+// credentials are the controllers that need a key or an authority.
+func (c Config) credentials() (list []reconcile.Controller) {
+	if c.SignToken != nil {
+		list = append(list, serviceaccount.Tokens(c.SignToken, c.RootCA))
+	}
+	if c.May != nil {
+		list = append(list, certificates.Approver(c.May))
+	}
+	if c.Authority != nil {
+		list = append(list, certificates.Signer(c.Authority), certificates.Publisher(c.RootCA))
+	}
+	return list
 }

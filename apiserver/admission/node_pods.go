@@ -23,7 +23,7 @@ func (r nodeRequest) onPod() error {
 	case "status":
 		return r.podStatus()
 	case "eviction":
-		if podNode(r.Old) != r.node {
+		if pod := lookup[*corev1.Pod](r.World, "pods", r.Namespace, r.Name); pod == nil || pod.Spec.NodeName != r.node {
 			return fmt.Errorf("node %s can only evict pods with spec.nodeName set to itself", r.node)
 		}
 		return nil

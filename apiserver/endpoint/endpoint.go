@@ -35,7 +35,9 @@ type Endpoint struct {
 	Registry  *api.Registry
 	Admission admission.Chain
 	Fields    *fieldmanager.Managers
-	Tokens    auth.TokenIssuer
+	// Tokens issues tokens, Reviewer finds out whose they are.
+	Tokens   auth.TokenIssuer
+	Reviewer auth.TokenReviewer
 	// Authorizer answers access reviews.
 	Authorizer auth.Authorizer
 	// Rules yields what RBAC grants a user in a namespace, each with the reason;

@@ -2,6 +2,7 @@ package endpoint
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -58,10 +59,13 @@ func (e *Endpoint) reviewToken(ctx context.Context, r *authenticationv1.TokenRev
 	if r.Spec.Token == "" {
 		return apierrors.NewBadRequest("token is required for TokenReview in authentication")
 	}
-	if e.Tokens == nil {
+	if e.Reviewer == nil {
 		return apierrors.NewServiceUnavailable("this server has no token authentication")
 	}
-	user, audiences, err := e.Tokens.Review(ctx, r.Spec.Token, r.Spec.Audiences)
+	user, audiences, err := e.Reviewer.Review(ctx, r.Spec.Token, r.Spec.Audiences)
+	if errors.Is(err, auth.ErrNotOurs) {
+		err = errors.New("invalid bearer token")
+	}
 	if err != nil {
 		r.Status = authenticationv1.TokenReviewStatus{Error: err.Error()}
 		return nil

@@ -192,7 +192,13 @@ func (i *Issuer) Review(_ context.Context, token string, audiences []string) (au
 		return auth.User{}, nil, auth.ErrNotOurs
 	}
 	var c claims
-	if err := parsed.Claims(i.jwks, &c); err != nil || c.Issuer != i.url {
+	if err := parsed.Claims(i.jwks, &c); err != nil {
+		return auth.User{}, nil, auth.ErrNotOurs
+	}
+	if c.Issuer == legacyIssuer {
+		return i.reviewLegacy(parsed, token, audiences)
+	}
+	if c.Issuer != i.url {
 		return auth.User{}, nil, auth.ErrNotOurs
 	}
 	now := i.now()
