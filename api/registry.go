@@ -113,7 +113,21 @@ func (t *table) add(row *Resource) error {
 	if typ := reflect.TypeOf(row.New()); row.typed() {
 		t.byType[typ] = row
 	}
+	if row.Custom != nil {
+		t.addUnserved(row)
+	}
 	return nil
+}
+
+// addUnserved lets objects be found a row that were stored in a version which is
+// not served.
+func (t *table) addUnserved(row *Resource) {
+	for _, v := range row.Custom.Versions {
+		gvk := schema.GroupVersionKind{Group: row.Group, Version: v, Kind: row.Kind}
+		if _, served := t.byGVK[gvk]; !served {
+			t.byGVK[gvk] = Served{Resource: row}
+		}
+	}
 }
 
 // served lists what clients see of a row.
@@ -149,7 +163,8 @@ func (r *Registry) ByGVR(gvr schema.GroupVersionResource) (Served, bool) {
 	return s, ok
 }
 
-// ByGVK finds a served version.
+// ByGVK finds a served version. A custom resource's version that is not served
+// leads to the row of its storage version.
 func (r *Registry) ByGVK(gvk schema.GroupVersionKind) (Served, bool) {
 	s, ok := r.table.Load().byGVK[gvk]
 	return s, ok

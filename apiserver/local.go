@@ -256,22 +256,36 @@ func (l *local) Get(ctx context.Context, r *api.Resource, key client.Key) (clien
 
 // own copies what the caller hands in, since it may keep using it, and names its
 // kind.
-func own(row *api.Resource, obj client.Object) client.Object {
+func own(row *api.Resource, obj client.Object) (client.Object, error) {
+	gvk := obj.GetObjectKind().GroupVersionKind()
+	if row.Custom != nil && gvk.Version != "" && gvk != row.GVK() { // a view shows what is stored
+		return row.Custom.Convert(obj, row.Version)
+	}
 	out := obj.DeepCopyObject().(client.Object)
 	out.GetObjectKind().SetGroupVersionKind(row.GVK())
-	return out
+	return out, nil
 }
 
 func (l *local) Create(ctx context.Context, obj client.Object) (client.Object, error) {
-	row, err := l.row(obj)
+	row, mine, err := l.take(obj)
 	if err != nil {
 		return nil, err
 	}
 	q := l.request(row, client.KeyOf(obj), "")
 	if row.NewList == nil {
-		return finish(l.e.Review(ctx, q, own(row, obj)))
+		return finish(l.e.Review(ctx, q, mine))
 	}
-	return finish(l.e.Create(ctx, q, own(row, obj)))
+	return finish(l.e.Create(ctx, q, mine))
+}
+
+// take finds an object's row, and copies the object.
+func (l *local) take(obj client.Object) (*api.Resource, client.Object, error) {
+	row, err := l.row(obj)
+	if err != nil {
+		return nil, nil, err
+	}
+	mine, err := own(row, obj)
+	return row, mine, err
 }
 
 func finish(res endpoint.Result, err error) (client.Object, error) {
@@ -282,11 +296,11 @@ func finish(res endpoint.Result, err error) (client.Object, error) {
 }
 
 func (l *local) Update(ctx context.Context, obj client.Object, subresource string) (client.Object, error) {
-	row, err := l.row(obj)
+	row, mine, err := l.take(obj)
 	if err != nil {
 		return nil, err
 	}
-	return finish(l.e.Update(ctx, l.request(row, client.KeyOf(obj), subresource), own(row, obj)))
+	return finish(l.e.Update(ctx, l.request(row, client.KeyOf(obj), subresource), mine))
 }
 
 func (l *local) Patch(ctx context.Context, r *api.Resource, key client.Key, subresource string, p client.Patch) (client.Object, error) {

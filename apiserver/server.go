@@ -131,7 +131,7 @@ func New(c Config) (*Server, error) {
 		}),
 	}
 	s.custom = custom.New(custom.Config{
-		Store: c.Store, Registry: c.Registry, Client: s.Client(auth.System("system:kube-apiserver")), Pool: s.callout, Now: c.Now, Log: c.Log,
+		Store: c.Store, Registry: c.Registry, Client: s.Client(auth.System("system:kube-apiserver")), Remover: s.bootstrapper(), Pool: s.callout, Now: c.Now, Log: c.Log,
 	})
 	if err := s.custom.Load(context.Background()); err != nil {
 		return nil, err

@@ -123,7 +123,7 @@ func (f *Follower) deleteAll(ctx context.Context, row *api.Resource, world store
 	group.SetLimit(deleteWorkers)
 	for rec := range world.List(store.Scope{Resource: row.Key()}, store.Key{}) {
 		key := client.Key{Namespace: rec.Key().Namespace, Name: rec.Key().Name}
-		group.Go(func() error { return gone(f.cfg.Client.Delete(ctx, row, key, metav1.DeleteOptions{})) })
+		group.Go(func() error { return gone(f.cfg.Remover.Delete(ctx, row, key, metav1.DeleteOptions{})) })
 	}
 	return group.Wait()
 }

@@ -30,8 +30,9 @@ const retryAfter = 2 * time.Second
 type Config struct {
 	Store    store.Interface
 	Registry *api.Registry
-	// Client writes statuses and deletes instances.
-	Client client.Client
+	// Client writes statuses. Remover deletes the instances of a definition that
+	// goes; nobody's webhook can keep it from that.
+	Client, Remover client.Client
 	// Pool reaches conversion webhooks.
 	Pool *callout.Pool
 	Now  func() time.Time
