@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"reflect"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
@@ -18,6 +19,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"proa/api"
+	"proa/apiserver/fairness"
 	"proa/auth/rbac"
 	"proa/client"
 	"proa/store"
@@ -41,7 +43,7 @@ func (s *Server) bootstrap(ctx context.Context) error {
 	if err := ensureAll(ctx, c, namespaces); err != nil {
 		return err
 	}
-	if err := ensureAll(ctx, c, append(systemObjects(), s.cfg.Bootstrap...)); err != nil {
+	if err := ensureAll(ctx, c, slices.Concat(systemObjects(), fairness.Objects(), s.cfg.Bootstrap)); err != nil {
 		return err
 	}
 	return s.publish(ctx, c)

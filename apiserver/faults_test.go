@@ -3,12 +3,9 @@ package apiserver_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"proa/apiserver"
 	"proa/auth"
@@ -80,54 +77,5 @@ func TestPanicStaysWithItsRequest(t *testing.T) {
 	}
 	if w := h.call(http.MethodGet, "/api/v1/namespaces/default", "application/json", nil); w.Code != http.StatusOK {
 		t.Errorf("the next request: %d", w.Code)
-	}
-}
-
-// slow allows everybody everything, once its gate opens.
-type slow struct{ gate chan struct{} }
-
-func (s slow) Authorize(ctx context.Context, a auth.Attributes) (auth.Decision, string, error) {
-	if a.User.Name == "crowd" {
-		select {
-		case <-s.gate:
-		case <-ctx.Done():
-			return auth.Deny, "", errors.New("gone")
-		}
-	}
-	return auth.Allow, "", nil
-}
-
-// TestOverload sends more writes at once than are let in: some are told to come
-// back, and the operator still gets through.
-func TestOverload(t *testing.T) {
-	gate := make(chan struct{})
-	h := start(t, func(c *apiserver.Config) { c.Authorizer = slow{gate} })
-	const crowd = 2500
-	codes := make(chan int, crowd)
-	var wg sync.WaitGroup
-	for range crowd {
-		wg.Go(func() {
-			r, _ := http.NewRequest(http.MethodDelete, "/api/v1/namespaces/default/configmaps/none", nil)
-			r.Header.Set("Authorization", "Bearer crowd")
-			w := &sink{header: http.Header{}}
-			h.Handler().ServeHTTP(w, r)
-			codes <- w.code
-		})
-	}
-	for len(codes) < crowd-200-8*200 {
-		time.Sleep(time.Millisecond)
-	}
-	if w := h.call(http.MethodGet, "/api/v1/namespaces/default", "application/json", nil); w.Code != http.StatusOK {
-		t.Errorf("the operator: %d", w.Code)
-	}
-	close(gate)
-	wg.Wait()
-	close(codes)
-	count := map[int]int{}
-	for c := range codes {
-		count[c]++
-	}
-	if count[http.StatusTooManyRequests] == 0 || count[http.StatusNotFound] == 0 || len(count) != 2 {
-		t.Errorf("answers by code: %v", count)
 	}
 }

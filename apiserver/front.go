@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"runtime/debug"
 	"time"
 
@@ -22,8 +23,8 @@ const (
 	bodyTimeout = 30 * time.Second
 )
 
-// serve is the way of every request: what is asked, room for one more, who asks,
-// may they, and then the answer.
+// serve is the way of every request: what is asked, who asks, their turn, may
+// they, and then the answer.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	t := parseTarget(r.Method, r.URL)
 	x := &exchange{ResponseWriter: w, r: r, t: t}
@@ -31,35 +32,42 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	defer func() { s.metrics.observe(x, time.Since(start)) }()
 	defer s.recoverPanic(x)
 
-	long := t.long(r.URL.Query())
+	long := t.long(x.query())
 	if !long {
-		ctx, cancel := context.WithTimeout(r.Context(), timeoutOf(r))
+		ctx, cancel := context.WithTimeout(r.Context(), timeoutOf(x.query()))
 		defer cancel()
 		x.r = r.WithContext(ctx)
 	}
-	user, err := s.authenticate(x)
+	user, leave, err := s.letIn(x, long)
 	if err != nil {
 		x.fail(err)
 		return
 	}
-	release, err := s.limits.enter(x.r.Context(), t, user, long)
-	if err != nil {
-		x.fail(err)
-		return
+	defer leave()
+	s.dispatch(x, user)
+}
+
+// letIn finds out who asks, waits for their turn and sees whether they may.
+func (s *Server) letIn(x *exchange, long bool) (user auth.User, leave func(), err error) {
+	if user, err = s.authenticate(x); err != nil {
+		return user, nil, err
 	}
-	defer release()
-	if t.mutates() {
+	a := x.attributes(user)
+	if a.User, err = s.impersonate(x.r, user, a); err != nil {
+		return user, nil, err
+	}
+	user = a.User
+	if leave, err = s.admit(x, &a, long); err != nil {
+		return user, nil, err
+	}
+	if x.t.mutates() {
 		growStack()
 	}
-	asked := attributes(x.r, user, x.t)
-	if asked.User, err = s.impersonate(x.r, user, asked); err == nil {
-		user, err = asked.User, s.authorize(x.r.Context(), asked)
+	if err = s.authorize(x.r.Context(), a); err != nil {
+		leave()
+		return user, nil, err
 	}
-	if err != nil {
-		x.fail(err)
-		return
-	}
-	s.dispatch(x, user)
+	return user, leave, nil
 }
 
 // growStack makes the request's goroutine room for a write at once, while there
@@ -75,8 +83,8 @@ func growStack() {
 //go:noinline
 func touch(room *[24 << 10]byte) { room[0] = 1 }
 
-func timeoutOf(r *http.Request) time.Duration {
-	if v := r.URL.Query().Get("timeout"); v != "" {
+func timeoutOf(query url.Values) time.Duration {
+	if v := query.Get("timeout"); v != "" {
 		if d, err := time.ParseDuration(v); err == nil && d > 0 && d < requestTimeout {
 			return d
 		}
@@ -119,15 +127,16 @@ func (s *Server) authenticate(x *exchange) (auth.User, error) {
 	return user, nil
 }
 
-// attributes are what the request asks to do.
-func attributes(r *http.Request, u auth.User, t target) auth.Attributes {
+// attributes are what the request asks to do, for those who judge it.
+func (x *exchange) attributes(u auth.User) auth.Attributes {
+	t := x.t
 	if !t.Resource {
 		return auth.Attributes{User: u, Verb: t.Verb, Path: t.Path}
 	}
 	return auth.Attributes{
 		User: u, Verb: t.Verb, Group: t.Group, Version: t.Version, Resource: t.Plural, Subresource: t.Subresource,
 		Namespace: t.Namespace, Name: t.Name, ResourceRequest: true,
-		FieldSelector: r.URL.Query().Get("fieldSelector"), LabelSelector: r.URL.Query().Get("labelSelector"),
+		FieldSelector: x.query().Get("fieldSelector"), LabelSelector: x.query().Get("labelSelector"),
 	}
 }
 

@@ -1,78 +1,138 @@
 package apiserver
 
 import (
-	"context"
-	"time"
+	"math"
+	"strconv"
+	"sync"
+	"sync/atomic"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"proa/apiserver/fairness"
 	"proa/auth"
+	"proa/store"
 )
 
 const (
-	// readSeats and writeSeats are how many short requests run at once;
-	// longSeats is the number of watches and streams that may be open.
-	readSeats, writeSeats, longSeats = 400, 200, 20000
-	// queueFactor is how many wait for each seat; further ones are refused.
-	queueFactor = 8
-	queueWait   = 15 * time.Second
+	// maxLong is the number of watches and streams that may be open.
+	maxLong = 100_000
+	// objectsPerSeat is how many objects of a list take one seat more, up to
+	// maxListSeats. Listing copies encoded bytes, so that a thousand take about
+	// as long as a write.
+	objectsPerSeat, maxListSeats = 1000, 10
+	// watcherCost is what showing a change to one watcher takes, in seconds.
+	watcherCost = 20e-6
 )
 
-// limits bounds the requests in flight, so that overload is answered with 429
-// and not with memory.
-type limits struct{ read, write, long *seats }
+// Headers by which a client sees how its request was classified.
+const (
+	headerFlowSchema    = "X-Kubernetes-Pf-Flowschema-Uid"
+	headerPriorityLevel = "X-Kubernetes-Pf-Prioritylevel-Uid"
+)
 
-func newLimits() limits {
-	return limits{newSeats(readSeats, queueFactor*readSeats), newSeats(writeSeats, queueFactor*writeSeats), newSeats(longSeats, 0)}
+// limits bounds what is under way, so that overload is answered with 429 and
+// not with memory: requests by priority and fairness, watches and streams by
+// their number.
+type limits struct {
+	fair *fairness.Fairness
+	long atomic.Int64
+	// watches counts those that are open, by resource.
+	watches sync.Map
 }
 
-// enter takes a seat and returns how to leave it. system:masters are never kept
-// out, so that a flooded server can still be operated.
-func (l limits) enter(ctx context.Context, t target, u auth.User, long bool) (func(), error) {
-	s := l.read
+func newLimits(c *Config, m *metrics) *limits {
+	l := &limits{fair: fairness.New(fairness.Config{Seats: c.MaxInFlight, Now: c.Now, Log: c.Log})}
+	m.registry.MustRegister(l.fair.Metrics())
+	return l
+}
+
+// admit waits for the request's turn. Streams other than watches hold no seats,
+// since they last as long as somebody likes; a watch holds them until it has
+// sent the state that it begins with (exchange.settled).
+func (s *Server) admit(x *exchange, a *auth.Attributes, long bool) (leave func(), err error) {
+	done := func() {}
+	if long {
+		if n := s.limits.long.Add(1); n > maxLong && !a.User.In(auth.GroupMasters) {
+			s.limits.long.Add(-1)
+			return nil, apierrors.NewTooManyRequests("too many watches and streams are open, please try again later.", 1)
+		}
+		done = func() { s.limits.long.Add(-1) }
+		if x.t.Verb != "watch" {
+			return done, nil
+		}
+	}
+	ticket, class, err := s.limits.fair.Enter(x.r.Context(), a, s.workOf(x))
+	h := x.Header()
+	h[headerFlowSchema], h[headerPriorityLevel] = []string{class.FlowSchema}, []string{class.PriorityLevel}
+	if err != nil {
+		done()
+		return nil, err
+	}
+	x.ticket = ticket
+	return func() { ticket.Done(); done() }, nil
+}
+
+// settled gives back the seats of a request that goes on without costing much.
+func (x *exchange) settled() {
+	if x.ticket != nil {
+		x.ticket.Done()
+	}
+}
+
+// workOf estimates what a request costs.
+func (s *Server) workOf(x *exchange) fairness.Work {
+	t := x.t
+	if !t.Resource {
+		return fairness.Work{Seats: 1}
+	}
 	switch {
-	case u.In(auth.GroupMasters):
-		return func() {}, nil
-	case long:
-		s = l.long
 	case t.mutates():
-		s = l.write
+		return fairness.Work{Seats: 1, Extra: float64(s.limits.watching(t).Load()) * watcherCost}
+	case t.Verb == "list", t.Verb == "watch" && beginsWithState(x):
+		return fairness.Work{Seats: min(1+s.listed(x)/objectsPerSeat, maxListSeats)}
 	}
-	return s.take(ctx)
+	return fairness.Work{Seats: 1}
 }
 
-// seats is a counted semaphore with a bounded queue.
-type seats struct{ free, queue chan struct{} }
-
-func newSeats(n, queued int) *seats {
-	return &seats{make(chan struct{}, n), make(chan struct{}, queued)}
+func beginsWithState(x *exchange) bool {
+	q := x.query()
+	rv := q.Get("resourceVersion")
+	return rv == "" || rv == "0" || isTrue(q.Get("sendInitialEvents"))
 }
 
-func (s *seats) take(ctx context.Context) (func(), error) {
-	select {
-	case s.free <- struct{}{}:
-		return s.leave, nil
-	default:
+// listed is about how many objects a list looks at.
+func (s *Server) listed(x *exchange) int {
+	if x.t.Name != "" {
+		return 1
 	}
-	select {
-	case s.queue <- struct{}{}:
-	default:
-		return nil, tooMany()
+	n := s.cfg.Store.Snapshot().Count(store.Scope{Resource: x.t.key(), Namespace: x.t.Namespace})
+	if v := x.query().Get("limit"); v != "" {
+		if limit, err := strconv.Atoi(v); err == nil && limit > 0 && limit < math.MaxInt32 {
+			return min(n, limit)
+		}
 	}
-	defer func() { <-s.queue }()
-	timer := time.NewTimer(queueWait)
-	defer timer.Stop()
-	select {
-	case s.free <- struct{}{}:
-		return s.leave, nil
-	case <-ctx.Done():
-	case <-timer.C:
-	}
-	return nil, tooMany()
+	return n
 }
 
-func (s *seats) leave() { <-s.free }
+// watching is the number of watches of a resource.
+func (l *limits) watching(t target) *atomic.Int64 {
+	if n, ok := l.watches.Load(t.key()); ok {
+		return n.(*atomic.Int64)
+	}
+	return new(atomic.Int64)
+}
 
-func tooMany() error {
-	return apierrors.NewTooManyRequests("too many requests are in flight, please try again later", 1)
+// watched counts a watch of a resource that is served until the result is called.
+func (l *limits) watched(key string) func() {
+	n, _ := l.watches.LoadOrStore(key, new(atomic.Int64))
+	n.(*atomic.Int64).Add(1)
+	return func() { n.(*atomic.Int64).Add(-1) }
+}
+
+// key is the resource's name in the store.
+func (t target) key() string {
+	if t.Group == "" {
+		return t.Plural
+	}
+	return t.Group + "/" + t.Plural
 }

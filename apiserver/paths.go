@@ -41,6 +41,8 @@ func (s *Server) servePath(x *exchange) {
 		x.json(http.StatusOK, metav1.RootPaths{Paths: s.rootPaths()})
 	case path == "/version":
 		x.json(http.StatusOK, Version())
+	case strings.HasPrefix(path, debugFairness):
+		s.serveFairness(x, strings.TrimPrefix(path, debugFairness))
 	case path == "/metrics":
 		s.metrics.handler.ServeHTTP(x, x.r)
 	case path == "/healthz", path == "/livez", path == "/readyz", strings.HasPrefix(path, "/healthz/"),

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -18,6 +19,7 @@ import (
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 
 	"proa/apiserver/codec"
+	"proa/apiserver/fairness"
 )
 
 var noResource = schema.GroupResource{}
@@ -34,6 +36,8 @@ type exchange struct {
 	http.ResponseWriter
 	r        *http.Request
 	t        target
+	ticket   *fairness.Ticket
+	asked    url.Values // the query, once it was parsed
 	status   int
 	warned   sync.Mutex // around warnings: a collection's deletes run beside each other
 	warnings []string
@@ -66,6 +70,14 @@ func (x *exchange) Write(p []byte) (int, error) {
 // Flush sends what is written so far.
 func (x *exchange) Flush() {
 	_ = http.NewResponseController(x.ResponseWriter).Flush() // a client that went away shows at the next write
+}
+
+// query is the URL's.
+func (x *exchange) query() url.Values {
+	if x.asked == nil {
+		x.asked = x.r.URL.Query()
+	}
+	return x.asked
 }
 
 // Unwrap lets http.ResponseController reach the connection.

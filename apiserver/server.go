@@ -37,13 +37,8 @@ type Config struct {
 	Registry      *api.Registry
 	Authenticator auth.Authenticator
 	Authorizer    auth.Authorizer
-	// Anonymous tells whether a request for a path needs no credentials; nil
-	// stands for all paths.
-	Anonymous func(path string) bool
-	// Tokens issues service account tokens; nil serves none. Reviewer answers
-	// reviews of tokens; nil stands for Tokens.
-	Tokens   auth.TokenIssuer
-	Reviewer auth.TokenReviewer
+	// Tokens issues and reviews service account tokens; nil serves none.
+	Tokens auth.TokenIssuer
 	// ServiceCIDR is where cluster IPs come from; NodePorts is the inclusive
 	// range of node ports, 30000 to 32767 if zero.
 	ServiceCIDR   netip.Prefix
@@ -72,6 +67,9 @@ type Config struct {
 	// TaintNodes has new nodes tainted as not ready, which a node controller
 	// takes away again.
 	TaintNodes bool
+	// MaxInFlight is how many requests of ordinary size run at once;
+	// fairness.DefaultSeats if zero.
+	MaxInFlight int
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 	Log *slog.Logger
@@ -82,7 +80,7 @@ type Server struct {
 	cfg      Config
 	endpoint *endpoint.Endpoint
 	metrics  *metrics
-	limits   limits
+	limits   *limits
 	// callout reaches webhooks and aggregated servers.
 	callout   *callout.Pool
 	aggregate *aggregate.Aggregator
@@ -109,10 +107,8 @@ func New(c Config) (*Server, error) {
 	if c.NodePorts == [2]int{} {
 		c.NodePorts = [2]int{30000, 32767}
 	}
-	if c.Reviewer == nil && c.Tokens != nil {
-		c.Reviewer = c.Tokens
-	}
-	s := &Server{cfg: c, metrics: newMetrics(), limits: newLimits()}
+	s := &Server{cfg: c, metrics: newMetrics()}
+	s.limits = newLimits(&s.cfg, s.metrics)
 	s.backends = backends(c.DialPod)
 	s.callout = callout.New(callout.Config{World: c.Store.Snapshot, ClientCert: c.FrontProxy, Log: c.Log})
 	hooks := webhook.New(webhook.Config{Pool: s.callout, Authorizer: c.Authorizer, Metrics: s.metrics.registry, Log: c.Log})
@@ -122,7 +118,7 @@ func New(c Config) (*Server, error) {
 	})
 	s.endpoint = &endpoint.Endpoint{
 		Store: c.Store, Registry: c.Registry, Fields: fields,
-		Tokens: c.Tokens, Reviewer: c.Reviewer, Authorizer: c.Authorizer, Now: c.Now,
+		Tokens: c.Tokens, Authorizer: c.Authorizer, Now: c.Now,
 		Rules: s.rules,
 		Admission: admission.Default(admission.Config{
 			ServiceCIDR: c.ServiceCIDR, NodePorts: c.NodePorts, Newest: c.Store.Snapshot, TaintNodes: c.TaintNodes,
@@ -131,7 +127,7 @@ func New(c Config) (*Server, error) {
 		}),
 	}
 	s.custom = custom.New(custom.Config{
-		Store: c.Store, Registry: c.Registry, Client: s.Client(auth.System("system:kube-apiserver")), Remover: s.bootstrapper(), Pool: s.callout, Now: c.Now, Log: c.Log,
+		Store: c.Store, Registry: c.Registry, Client: s.Client(auth.System("system:kube-apiserver")), Pool: s.callout, Now: c.Now, Log: c.Log,
 	})
 	if err := s.custom.Load(context.Background()); err != nil {
 		return nil, err
@@ -170,6 +166,7 @@ func (s *Server) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.keep(ctx) })
 	group.Go(func() error { return s.expireEvents(ctx) })
+	group.Go(func() error { return s.limits.fair.Run(ctx, s.Client(auth.System("system:apiserver"))) })
 	group.Go(func() error { return s.custom.Run(ctx) })
 	group.Go(func() error { return s.aggregate.Run(ctx) })
 	return group.Wait()

@@ -60,6 +60,7 @@ func (c *call) watch() error {
 	gauge := c.s.metrics.watches.WithLabelValues(c.t.Plural)
 	gauge.Inc()
 	defer gauge.Dec()
+	defer c.s.limits.watched(c.served.Key())()
 	c.Header().Set("Content-Type", c.w.Format.StreamType())
 	c.Header().Set("Cache-Control", "no-cache, private")
 	c.WriteHeader(http.StatusOK)
@@ -101,6 +102,7 @@ func (st *stream) run(end time.Time, bookmarks bool) {
 		st.fail(err)
 		return
 	}
+	st.c.settled()
 	for {
 		wake := end
 		if next := time.Now().Add(bookmarkEvery); bookmarks && next.Before(end) {

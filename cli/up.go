@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"proa/apiserver/fairness"
 	"proa/cluster"
 )
 
@@ -49,6 +50,7 @@ down") stops it. Pods run on and are found again by the next "up".`,
 	fl.StringVar(&f.podCIDR, "pod-cidr", cluster.DefaultPodCIDR.String(), "the range of pod addresses")
 	fl.StringVar(&f.serviceCIDR, "service-cidr", cluster.DefaultServiceCIDR.String(), "the range of Service addresses")
 	fl.StringVar(&f.cfg.ClusterDomain, "cluster-domain", cluster.DefaultClusterDomain, "the DNS suffix of Services and pods")
+	fl.IntVar(&f.cfg.MaxInFlight, "max-requests-inflight", fairness.DefaultSeats, "how many requests of ordinary size the API works on at once; priority and fairness shares them out")
 	fl.StringVar(&f.cfg.EncryptionConfig, "encryption-provider-config", "", "an EncryptionConfiguration file, followed while running (default: Secrets are encrypted by a key in the data directory)")
 	requestHeaderFlags(fl, &f.cfg.RequestHeader)
 	fl.StringVar(&f.logLevel, "log-level", "warn", "debug, info, warn or error")

@@ -35,6 +35,9 @@ type Config struct {
 	PodCIDR, ServiceCIDR netip.Prefix
 	// ClusterDomain is the DNS suffix of Services and pods.
 	ClusterDomain string
+	// MaxInFlight is how many requests of ordinary size the API works on at
+	// once; zero is upstream's default.
+	MaxInFlight int
 	// EncryptionConfig is a file of kind EncryptionConfiguration; empty has
 	// Secrets encrypted by a key in DataDir.
 	EncryptionConfig string
