@@ -37,8 +37,13 @@ type Config struct {
 	Registry      *api.Registry
 	Authenticator auth.Authenticator
 	Authorizer    auth.Authorizer
-	// Tokens issues and reviews service account tokens; nil serves none.
-	Tokens auth.TokenIssuer
+	// Anonymous tells whether a request for a path needs no credentials; nil
+	// stands for all paths.
+	Anonymous func(path string) bool
+	// Tokens issues service account tokens; nil serves none. Reviewer answers
+	// reviews of tokens; nil stands for Tokens.
+	Tokens   auth.TokenIssuer
+	Reviewer auth.TokenReviewer
 	// ServiceCIDR is where cluster IPs come from; NodePorts is the inclusive
 	// range of node ports, 30000 to 32767 if zero.
 	ServiceCIDR   netip.Prefix
@@ -107,6 +112,9 @@ func New(c Config) (*Server, error) {
 	if c.NodePorts == [2]int{} {
 		c.NodePorts = [2]int{30000, 32767}
 	}
+	if c.Reviewer == nil && c.Tokens != nil {
+		c.Reviewer = c.Tokens
+	}
 	s := &Server{cfg: c, metrics: newMetrics()}
 	s.limits = newLimits(&s.cfg, s.metrics)
 	s.backends = backends(c.DialPod)
@@ -118,7 +126,7 @@ func New(c Config) (*Server, error) {
 	})
 	s.endpoint = &endpoint.Endpoint{
 		Store: c.Store, Registry: c.Registry, Fields: fields,
-		Tokens: c.Tokens, Authorizer: c.Authorizer, Now: c.Now,
+		Tokens: c.Tokens, Reviewer: c.Reviewer, Authorizer: c.Authorizer, Now: c.Now,
 		Rules: s.rules,
 		Admission: admission.Default(admission.Config{
 			ServiceCIDR: c.ServiceCIDR, NodePorts: c.NodePorts, Newest: c.Store.Snapshot, TaintNodes: c.TaintNodes,
@@ -127,7 +135,7 @@ func New(c Config) (*Server, error) {
 		}),
 	}
 	s.custom = custom.New(custom.Config{
-		Store: c.Store, Registry: c.Registry, Client: s.Client(auth.System("system:kube-apiserver")), Pool: s.callout, Now: c.Now, Log: c.Log,
+		Store: c.Store, Registry: c.Registry, Client: s.Client(auth.System("system:kube-apiserver")), Remover: s.bootstrapper(), Pool: s.callout, Now: c.Now, Log: c.Log,
 	})
 	if err := s.custom.Load(context.Background()); err != nil {
 		return nil, err

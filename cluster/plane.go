@@ -23,12 +23,8 @@ import (
 	"proa/api/openapi"
 	"proa/apiserver"
 	"proa/auth"
-	nodeauth "proa/auth/node"
 	"proa/auth/pki"
 	"proa/auth/rbac"
-	"proa/auth/requestheader"
-	"proa/auth/token"
-	"proa/client"
 	"proa/controllers"
 	"proa/reconcile"
 	"proa/scheduler"
@@ -66,8 +62,7 @@ func (c *Cluster) openStore(context.Context) error {
 
 // startAPI listens before it serves, so that a taken port is found at once.
 func (c *Cluster) startAPI(context.Context) error {
-	view := func() client.View { return apiserver.View(c.store.Snapshot()) }
-	tokens, err := token.New("https://kubernetes.default.svc."+c.cfg.ClusterDomain, c.authority.TokenKey(), view)
+	tokens, err := c.openTokens()
 	if err != nil {
 		return err
 	}
@@ -77,8 +72,7 @@ func (c *Cluster) startAPI(context.Context) error {
 	}
 	c.api, err = apiserver.New(apiserver.Config{
 		Store: c.store, Registry: api.Builtin(), Tokens: tokens, MaxInFlight: c.cfg.MaxInFlight,
-		Authenticator: auth.Authenticators{requestheader.Authenticator{Config: proxies}, auth.ClientCertificates{Roots: c.authority.Roots}, auth.BearerTokens{Issuer: tokens}},
-		Authorizer:    auth.Authorizers{auth.Masters{}, nodeauth.New(view), rbac.Authorizer{View: view}},
+		Authenticator: c.authenticator(proxies), Reviewer: c.reviewer, Authorizer: c.authorizer,
 		ServiceCIDR:   c.cfg.ServiceCIDR, NodePorts: [2]int{30000, 32767}, ClusterDomain: c.cfg.ClusterDomain, TaintNodes: true,
 		ExternalHost: net.JoinHostPort(c.advertised().String(), strconv.Itoa(c.cfg.APIPort)),
 		OpenAPI:      openapi.New(api.Builtin()), Node: c.nodeHandler, Bootstrap: append(rbac.Bootstrap(), c.dnsService()...), Log: c.cfg.Log,
@@ -138,7 +132,8 @@ func serveUntil(ctx context.Context, srv *http.Server, serve func() error) error
 }
 
 func (c *Cluster) startControllers(context.Context) error {
-	all := controllers.All(controllers.Config{RootCA: c.authority.PEM(), ClusterCIDR: c.cfg.PodCIDR})
+	all := controllers.All(controllers.Config{RootCA: c.authority.PEM(), ClusterCIDR: c.cfg.PodCIDR,
+		SignToken: c.tokens.Legacy, Authority: c.authority, May: c.may})
 	manager := c.Client("system:kube-controller-manager")
 	c.parts.Go("controllers", func(ctx context.Context) error {
 		return reconcile.Run(ctx, manager, c.cfg.Log, all...)
