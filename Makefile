@@ -4,7 +4,9 @@
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 SHIM    := runtime/shimbin/proa-shim
-LDFLAGS := -s -w -X proa/cli.Version=$(VERSION)
+# What the embedded kubectl says that it is: the release of its libraries.
+KUBECTL_VERSION := $(addprefix -X k8s.io/component-base/version.,gitVersion=v1.37.2 gitMajor=1 gitMinor=37)
+LDFLAGS := -s -w -X proa/cli.Version=$(VERSION) $(KUBECTL_VERSION)
 # What a kubelet-sized test may take on a slow machine.
 TIMEOUT ?= 20m
 IMAGES  := $(GO) run ./test/images -o bin/images flask-app busybox health
@@ -16,7 +18,7 @@ OLDER    = $(shell cd test/kubectl/older && $(GO) list -m -f '{{.Version}}' k8s.
 # is built once is used again.
 export CGO_ENABLED := 0
 
-.PHONY: help up build demo test check unit race e2e kubectls bench clean deps images conformance-suite conformance-api conformance-short
+.PHONY: help up build demo test check unit race e2e kubectls vm bench clean deps images conformance-suite conformance-api conformance-short
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -72,7 +74,7 @@ conformance-suite: $(SUITE)/suite.stamp ## build Kubernetes' own tests
 $(SUITE)/suite.stamp: test/conformance/go.mod test/conformance/go.sum
 	@mkdir -p $(SUITE)
 	cd test/conformance && $(GO) build -ldflags '-s -w' -o ../../$(SUITE)/ github.com/onsi/ginkgo/v2/ginkgo k8s.io/kubernetes/cmd/kubectl
-	cd test/conformance && $(GO) test -c -ldflags '-s -w' -o ../../$(SUITE)/e2e.test k8s.io/kubernetes/test/e2e
+	cd test/conformance && $(GO) test -c -vet=off -ldflags '-s -w' -o ../../$(SUITE)/e2e.test k8s.io/kubernetes/test/e2e
 	@touch $@
 
 conformance-api: build conformance-suite ## the conformance tests that need no running pod
@@ -80,6 +82,9 @@ conformance-api: build conformance-suite ## the conformance tests that need no r
 
 conformance-short: build conformance-suite ## the same without those that take minutes
 	cd test/conformance && $(GO) run ./run -short
+
+vm: build images ## cgroup v2: limits, pods and lifetime in a small virtual machine
+	test/vm/run.sh
 
 bench: build images ## the measures of bench/cluster.md
 	$(GO) run ./bench/cluster

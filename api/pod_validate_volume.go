@@ -1,13 +1,13 @@
 package api
 
 import (
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -260,9 +260,7 @@ const minCertificateSeconds, maxCertificateSeconds = 60 * 60, 91 * 24 * 60 * 60
 func validatePodCertificate(c *corev1.PodCertificateProjection, at *field.Path) field.ErrorList {
 	errs := required(c.SignerName, at.Child("signerName"))
 	errs = append(errs, requiredOneOf(c.KeyType, at.Child("keyType"), podCertificateKeys...)...)
-	if s := c.MaxExpirationSeconds; s != nil && (*s < minCertificateSeconds || *s > maxCertificateSeconds) {
-		errs = append(errs, field.Invalid(at.Child("maxExpirationSeconds"), *s, validation.InclusiveRangeError(minCertificateSeconds, maxCertificateSeconds)))
-	}
+	errs = append(errs, validateCertificateLife(c.MaxExpirationSeconds, at.Child("maxExpirationSeconds"))...)
 	if c.CredentialBundlePath+c.KeyPath+c.CertificateChainPath == "" {
 		return append(errs, field.Required(at, "specify at least one of credentialBundlePath, keyPath, and certificateChainPath"))
 	}
@@ -272,6 +270,17 @@ func validatePodCertificate(c *corev1.PodCertificateProjection, at *field.Path) 
 		}
 	}
 	return errs
+}
+
+func validateCertificateLife(seconds *int32, at *field.Path) field.ErrorList {
+	switch {
+	case seconds == nil:
+	case *seconds < minCertificateSeconds:
+		return field.ErrorList{field.Invalid(at, *seconds, fmt.Sprintf("if provided, maxExpirationSeconds must be >= %d", minCertificateSeconds))}
+	case *seconds > maxCertificateSeconds:
+		return field.ErrorList{field.Invalid(at, *seconds, fmt.Sprintf("if provided, maxExpirationSeconds must be <= %d", maxCertificateSeconds))}
+	}
+	return nil
 }
 
 func validateEphemeral(e *corev1.EphemeralVolumeSource, at *field.Path) field.ErrorList {

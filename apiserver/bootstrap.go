@@ -46,6 +46,9 @@ func (s *Server) bootstrap(ctx context.Context) error {
 	if err := ensureAll(ctx, c, slices.Concat(systemObjects(), fairness.Objects(), s.cfg.Bootstrap)); err != nil {
 		return err
 	}
+	if err := s.serviceRange(ctx, c); err != nil {
+		return err
+	}
 	return s.publish(ctx, c)
 }
 

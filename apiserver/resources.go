@@ -149,6 +149,9 @@ func (c *call) shows(w wants) bool {
 	case "":
 		return w.Format != codec.Protobuf || !codec.IsCustom(c.served.Resource)
 	case "Table":
+		if c.served.NewList == nil { // a review is an answer, not an object that tables list
+			return false
+		}
 		return group && w.Format != codec.Protobuf && (w.Version == "v1" || w.Version == "v1beta1")
 	case "PartialObjectMetadata":
 		return group && w.Version == "v1" && c.t.Verb != "list"

@@ -130,7 +130,7 @@ func New(c Config) (*Server, error) {
 		Rules: s.rules,
 		Admission: admission.Default(admission.Config{
 			ServiceCIDR: c.ServiceCIDR, NodePorts: c.NodePorts, Newest: c.Store.Snapshot, TaintNodes: c.TaintNodes,
-			Authorizer: c.Authorizer, Rules: s.rules,
+			Follow: c.Store.SnapshotAndWatch, Authorizer: c.Authorizer, Rules: s.rules,
 			Extensions: []admission.Plugin{policies.Mutating(), hooks.Mutating(), policies.Validating(), hooks.Validating()},
 		}),
 	}

@@ -40,9 +40,8 @@ func kubectl(args []string) int {
 		Arguments:     os.Args,
 		IOStreams:     genericiooptions.IOStreams{In: os.Stdin, Out: os.Stdout, ErrOut: os.Stderr},
 	})
-	cmdutil.BehaviorOnFatal(func(message string, code int) {
-		fmt.Fprint(os.Stderr, message)
-		os.Exit(code)
-	})
-	return cli.Run(cmd)
+	if err := cli.RunNoErrOutput(cmd); err != nil {
+		cmdutil.CheckErr(err) // says what is wrong as kubectl does, and exits
+	}
+	return 0
 }

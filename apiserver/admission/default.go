@@ -19,6 +19,9 @@ type Config struct {
 	NodePorts   [2]int
 	// Newest is the newest world.
 	Newest func() store.Snapshot
+	// Follow is the newest world and what changes after it in the scopes; nil where
+	// nobody waits for anything.
+	Follow func(scopes ...store.Scope) (store.Snapshot, store.Watcher)
 	// TaintNodes has new nodes tainted until a node controller finds them ready.
 	TaintNodes bool
 	// Extensions are the plugins that ask policies and webhooks. They come after
@@ -35,7 +38,7 @@ func Default(c Config) Chain {
 	own := Chain{
 		namespaceLifecycle(),
 		limitRanger(),
-		serviceAccount(),
+		serviceAccount(c.Follow),
 		nodeRestriction(c.Authorizer),
 		taintNodes(c.TaintNodes),
 		podSecurity(),

@@ -4,10 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/utils/ptr"
+
+	"proa/store"
 )
 
 const (
@@ -22,8 +26,8 @@ const (
 
 // serviceAccount gives a pod the identity it runs as, and the volume by which its
 // containers prove it.
-func serviceAccount() Plugin {
-	return Plugin{Name: "ServiceAccount", Mutate: func(_ context.Context, r *Request) error {
+func serviceAccount(follow func(...store.Scope) (store.Snapshot, store.Watcher)) Plugin {
+	return Plugin{Name: "ServiceAccount", Mutate: func(ctx context.Context, r *Request) error {
 		if r.Op != Create || !r.Is("pods") {
 			return nil
 		}
@@ -36,6 +40,9 @@ func serviceAccount() Plugin {
 		}
 		pod.Spec.DeprecatedServiceAccount = pod.Spec.ServiceAccountName
 		sa := lookup[*corev1.ServiceAccount](r.World, "serviceaccounts", r.Namespace, pod.Spec.ServiceAccountName)
+		if sa == nil && pod.Spec.ServiceAccountName == defaultAccount && follow != nil {
+			sa = awaitDefault(ctx, r.Namespace, follow)
+		}
 		if sa == nil {
 			return r.Forbidden(fmt.Errorf("error looking up service account %s/%s: serviceaccount %q not found",
 				r.Namespace, pod.Spec.ServiceAccountName, pod.Spec.ServiceAccountName))
@@ -48,6 +55,33 @@ func serviceAccount() Plugin {
 		}
 		return nil
 	}}
+}
+
+// accountWait is how long a pod that is created right after its namespace waits
+// for the account that every namespace is given.
+const accountWait = 2 * time.Second
+
+func awaitDefault(ctx context.Context, namespace string, follow func(...store.Scope) (store.Snapshot, store.Watcher)) *corev1.ServiceAccount {
+	ctx, cancel := context.WithTimeout(ctx, accountWait)
+	defer cancel()
+	scope := store.Scope{Resource: "serviceaccounts", Namespace: namespace, Name: defaultAccount}
+	world, changes := follow(scope)
+	defer changes.Close()
+	if sa := lookup[*corev1.ServiceAccount](world, scope.Resource, namespace, defaultAccount); sa != nil {
+		return sa
+	}
+	for {
+		events, _, err := changes.Next(ctx)
+		if err != nil {
+			return nil
+		}
+		for _, e := range slices.Backward(events) {
+			obj, err := e.Record.Object()
+			if sa, ok := obj.(*corev1.ServiceAccount); ok && err == nil && e.Type != store.Deleted {
+				return sa
+			}
+		}
+	}
 }
 
 // admitMirror keeps a node's static pods from reaching into the API.

@@ -61,7 +61,7 @@ func (e *Endpoint) List(ctx context.Context, q Request, opts ListOptions) (List,
 		return List{}, err
 	}
 	scope := store.Scope{Resource: q.Served.Key(), Namespace: q.Namespace, Name: q.Name}
-	sel, err := newSelection(q.Served.Resource, opts.LabelSelector, opts.FieldSelector, &scope)
+	sel, err := newSelection(q.Served, opts.LabelSelector, opts.FieldSelector, &scope)
 	if err != nil {
 		return List{}, err
 	}

@@ -27,9 +27,10 @@ const (
 	fieldNamespace = "metadata.namespace"
 )
 
-// newSelection parses selectors and narrows the scope by those fields that are
-// part of the key.
-func newSelection(row *api.Resource, labelText, fieldText string, scope *store.Scope) (Selection, error) {
+// newSelection parses selectors, in which fields have the names that the served
+// version gives them, and narrows the scope by those fields that are part of the
+// key.
+func newSelection(served api.Served, labelText, fieldText string, scope *store.Scope) (Selection, error) {
 	ls, err := labels.Parse(labelText)
 	if err != nil {
 		return Selection{}, apierrors.NewBadRequest(err.Error())
@@ -38,12 +39,30 @@ func newSelection(row *api.Resource, labelText, fieldText string, scope *store.S
 	if err != nil {
 		return Selection{}, apierrors.NewBadRequest(err.Error())
 	}
-	for _, r := range fs.Requirements() {
-		if err := knownField(row, r.Field); err != nil {
-			return Selection{}, err
+	fs, err = fs.Transform(func(name, value string) (string, string, error) {
+		name, err := rowField(served, name)
+		return name, value, err
+	})
+	if err != nil {
+		return Selection{}, err
+	}
+	return Selection{served.Resource, ls, narrow(fs, scope)}, nil
+}
+
+// rowField is what the row calls a field that the served version calls name.
+func rowField(served api.Served, name string) (string, error) {
+	if served.As == nil || len(served.As.FieldNames) == 0 {
+		return name, knownField(served.Resource, name)
+	}
+	for theirs, ours := range served.As.FieldNames {
+		switch name {
+		case theirs:
+			return ours, nil
+		case ours: // a name that this version has another for
+			return "", apierrors.NewBadRequest("field label not supported: " + name)
 		}
 	}
-	return Selection{row, ls, narrow(fs, scope)}, nil
+	return name, knownField(served.Resource, name)
 }
 
 func knownField(row *api.Resource, name string) error {

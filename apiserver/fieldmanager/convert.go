@@ -20,7 +20,7 @@ type converter struct {
 
 func (c converter) ConvertToVersion(in runtime.Object, target runtime.GroupVersioner) (runtime.Object, error) {
 	from := in.GetObjectKind().GroupVersionKind()
-	to, ok := target.KindForGroupVersionKinds([]schema.GroupVersionKind{from, c.row.GVK()})
+	to, ok := target.KindForGroupVersionKinds(c.kinds(from))
 	if !ok {
 		return nil, fmt.Errorf("%s cannot be shown as %s", from, target.Identifier())
 	}
@@ -32,6 +32,15 @@ func (c converter) ConvertToVersion(in runtime.Object, target runtime.GroupVersi
 		return obj, err
 	}
 	return c.between(obj, from, to)
+}
+
+// kinds are what an object of the row can be shown as, what it is first.
+func (c converter) kinds(from schema.GroupVersionKind) []schema.GroupVersionKind {
+	out := []schema.GroupVersionKind{from, c.row.GVK()}
+	for i := range c.row.Versions {
+		out = append(out, api.Served{Resource: c.row, As: &c.row.Versions[i]}.GVK())
+	}
+	return out
 }
 
 func (c converter) between(obj api.Object, from, to schema.GroupVersionKind) (runtime.Object, error) {
