@@ -285,3 +285,44 @@ func TestMutatingPolicyRounds(t *testing.T) {
 		t.Errorf("%v, want a twice and b once", made.Data)
 	}
 }
+
+// TestExpressionsAreChecked: what does not compile is refused where it stands.
+func TestExpressionsAreChecked(t *testing.T) {
+	h := start(t)
+	ctx, cs := t.Context(), h.clients(t, runtime.ContentTypeJSON)
+	refused := func(err error, want ...string) {
+		t.Helper()
+		if !apierrors.IsInvalid(err) {
+			t.Fatalf("not refused as invalid: %v", err)
+		}
+		for _, w := range want {
+			if !strings.Contains(err.Error(), w) {
+				t.Errorf("%v, want %s", err, w)
+			}
+		}
+	}
+	spec := checks(
+		admissionregv1.Validation{Expression: "object.x +", Message: "m"},
+		admissionregv1.Validation{Expression: "1", Message: "m"},
+		admissionregv1.Validation{Expression: "variables.good && params != null", MessageExpression: "2"})
+	spec.MatchConstraints = constraints("CREATE", "", "v1", "pods")
+	spec.Variables = []admissionregv1.Variable{{Name: "good", Expression: "true"}, {Name: "in", Expression: "nothing"}}
+	spec.MatchConditions = []admissionregv1.MatchCondition{{Name: "c", Expression: "variables.good"}}
+	spec.AuditAnnotations = []admissionregv1.AuditAnnotation{{Key: "a b", ValueExpression: "1"}}
+	_, err := cs.AdmissionregistrationV1().ValidatingAdmissionPolicies().Create(ctx, &admissionregv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: spec}, metav1.CreateOptions{})
+	refused(err, `spec.validations[0].expression: Invalid value: "object.x +": compilation failed: ERROR: <input>:1:11: Syntax error`,
+		`spec.validations[1].expression: Invalid value: "1": must evaluate to bool but got int`, `undeclared reference to 'params'`,
+		`spec.validations[2].messageExpression: Invalid value: "2": must evaluate to string`, `spec.variables[1].name: Invalid value: "in": must be a valid CEL identifier`,
+		`spec.variables[1].expression: Invalid value: "nothing"`, `spec.matchConditions[0].expression`, `spec.auditAnnotations[0].key`, `spec.auditAnnotations[0].valueExpression`)
+	_, err = cs.AdmissionregistrationV1().MutatingAdmissionPolicies().Create(ctx, &admissionregv1.MutatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: "p"},
+		Spec: admissionregv1.MutatingAdmissionPolicySpec{
+			MatchConstraints: constraints("CREATE", "", "v1", "pods"), ReinvocationPolicy: admissionregv1.NeverReinvocationPolicy,
+			Mutations: append(applied(`Object{spec: 1`), patched(`{"a": 1}`)...),
+		}}, metav1.CreateOptions{})
+	refused(err, "spec.mutations[0].applyConfiguration.expression", "spec.mutations[1].jsonPatch.expression")
+	w := validating("v", admissionregv1.WebhookClientConfig{URL: ptr.To("https://127.0.0.1:1/")}, configMaps)
+	w.MatchConditions = []admissionregv1.MatchCondition{{Name: "c", Expression: "object.x == "}}
+	_, err = cs.AdmissionregistrationV1().ValidatingWebhookConfigurations().Create(ctx,
+		&admissionregv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "v"}, Webhooks: []admissionregv1.ValidatingWebhook{w}}, metav1.CreateOptions{})
+	refused(err, `webhooks[0].matchConditions[0].expression: Invalid value: "object.x ==": compilation failed`)
+}

@@ -17,6 +17,7 @@ import (
 
 	"proa/api"
 	"proa/apiserver/admission"
+	"proa/apiserver/admission/extension"
 	"proa/apiserver/admission/policy"
 	"proa/apiserver/admission/webhook"
 	"proa/apiserver/aggregate"
@@ -130,8 +131,8 @@ func New(c Config) (*Server, error) {
 		Rules: s.rules,
 		Admission: admission.Default(admission.Config{
 			ServiceCIDR: c.ServiceCIDR, NodePorts: c.NodePorts, Newest: c.Store.Snapshot, TaintNodes: c.TaintNodes,
-			Follow: c.Store.SnapshotAndWatch, Authorizer: c.Authorizer, Rules: s.rules,
-			Extensions: []admission.Plugin{policies.Mutating(), hooks.Mutating(), policies.Validating(), hooks.Validating()},
+			Authorizer: c.Authorizer, Rules: s.rules, Follow: c.Store.SnapshotAndWatch,
+			Extensions: []admission.Plugin{extension.Expressions(), policies.Mutating(), hooks.Mutating(), policies.Validating(), hooks.Validating()},
 		}),
 	}
 	s.custom = custom.New(custom.Config{

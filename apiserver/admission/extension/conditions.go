@@ -21,10 +21,21 @@ var Environment = sync.OnceValue(func() *environment.EnvSet {
 	return environment.MustBaseEnvSet(environment.DefaultCompatibilityVersion())
 })
 
+// plain compiles expressions that use no variables of a policy.
+var plain = sync.OnceValue(func() plugincel.Compiler { return plugincel.NewCompiler(Environment()) })
+
 // Conditions compiles conditions that use no variables.
-var Conditions = sync.OnceValue(func() plugincel.ConditionCompiler {
-	return plugincel.NewConditionCompiler(Environment())
-})
+func Conditions() plugincel.ConditionCompiler { return plainConditions{} }
+
+type plainConditions struct{}
+
+func (plainConditions) CompileCondition(list []plugincel.ExpressionAccessor, decls plugincel.OptionalVariableDeclarations, env environment.Type) plugincel.ConditionEvaluator {
+	results := make([]plugincel.CompilationResult, len(list))
+	for i, e := range list {
+		results[i] = plain().CompileCELExpression(e, decls, env)
+	}
+	return plugincel.NewCondition(results)
+}
 
 // Condition is one match condition as an expression.
 type Condition admissionregv1.MatchCondition
