@@ -73,7 +73,7 @@ conformance-suite: $(SUITE)/suite.stamp ## build Kubernetes' own tests
 
 $(SUITE)/suite.stamp: test/conformance/go.mod test/conformance/go.sum
 	@mkdir -p $(SUITE)
-	cd test/conformance && $(GO) build -ldflags '-s -w' -o ../../$(SUITE)/ github.com/onsi/ginkgo/v2/ginkgo k8s.io/kubernetes/cmd/kubectl
+	cd test/conformance && $(GO) build -ldflags '-s -w $(KUBECTL_VERSION)' -o ../../$(SUITE)/ github.com/onsi/ginkgo/v2/ginkgo k8s.io/kubernetes/cmd/kubectl
 	cd test/conformance && $(GO) test -c -vet=off -ldflags '-s -w' -o ../../$(SUITE)/e2e.test k8s.io/kubernetes/test/e2e
 	@touch $@
 
