@@ -2,12 +2,14 @@ package apiserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
 	"net/netip"
 	"reflect"
 	"slices"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
@@ -49,7 +51,8 @@ func (s *Server) bootstrap(ctx context.Context) error {
 	if err := s.serviceRange(ctx, c); err != nil {
 		return err
 	}
-	return s.publish(ctx, c)
+	_, err := s.publish(ctx, c)
+	return err
 }
 
 func ensureAll(ctx context.Context, c client.Client, objs []api.Object) error {
@@ -130,6 +133,9 @@ func (s *Server) keep(ctx context.Context) error {
 		scopes = append(scopes, store.Scope{Resource: r, Namespace: metav1.NamespaceDefault, Name: apiServiceName})
 	}
 	scopes = append(scopes, store.Scope{Resource: "configmaps", Namespace: metav1.NamespaceSystem, Name: extensionAuthentication})
+	if s.cfg.Peer != "" {
+		scopes = append(scopes, peerScope)
+	}
 	for {
 		_, w := s.cfg.Store.SnapshotAndWatch(scopes...)
 		err := s.keepOnce(ctx, c, w)
@@ -146,13 +152,20 @@ func (s *Server) keep(ctx context.Context) error {
 // keepOnce returns nil when the watch ended and is to be begun again.
 func (s *Server) keepOnce(ctx context.Context, c client.Client, w store.Watcher) error {
 	for {
-		if err := s.publish(ctx, c); err != nil {
+		until, err := s.publish(ctx, c)
+		if err != nil {
 			return err
 		}
-		if _, _, err := w.Next(ctx); err != nil {
-			if err == store.ErrExpired {
-				return nil
-			}
+		wait, cancel := ctx, func() {}
+		if !until.IsZero() { // when another server is due to be heard of
+			wait, cancel = context.WithDeadline(ctx, until)
+		}
+		_, _, err = w.Next(wait)
+		cancel()
+		switch {
+		case errors.Is(err, store.ErrExpired):
+			return nil
+		case err != nil && (ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded)):
 			return err
 		}
 	}
@@ -161,14 +174,16 @@ func (s *Server) keepOnce(ctx context.Context, c client.Client, w store.Watcher)
 // publish writes the Service default/kubernetes with its endpoints, and the
 // ConfigMap of extension API servers. A write that admission or a race refuses is
 // tried again at the next change.
-func (s *Server) publish(ctx context.Context, c client.Client) error {
+func (s *Server) publish(ctx context.Context, c client.Client) (until time.Time, err error) {
 	addr, err := s.external()
 	if err != nil {
-		return err
+		return until, err
 	}
 	var wanted []api.Object
 	if addr.IsValid() && s.cfg.ServiceCIDR.IsValid() {
-		wanted = append(wanted, s.apiService(addr), apiEndpoints(addr), apiSlice(addr))
+		var all []netip.AddrPort
+		all, until = s.addresses(c.View(), addr)
+		wanted = append(wanted, s.apiService(all[0]), apiEndpoints(all), apiSlice(all))
 	}
 	if data := s.cfg.ExtensionAuthentication; data != nil {
 		wanted = append(wanted, &corev1.ConfigMap{
@@ -179,7 +194,7 @@ func (s *Server) publish(ctx context.Context, c client.Client) error {
 			s.cfg.Log.Warn("an object that the API keeps could not be written", "object", client.KeyOf(obj), "err", err)
 		}
 	}
-	return nil
+	return until, nil
 }
 
 func (s *Server) put(ctx context.Context, c client.Client, want api.Object) error {
@@ -265,23 +280,36 @@ func (s *Server) apiService(addr netip.AddrPort) api.Object {
 	return svc
 }
 
-func apiEndpoints(addr netip.AddrPort) api.Object {
+// apiEndpoints lists addresses in order, by port.
+func apiEndpoints(all []netip.AddrPort) api.Object {
 	ep := &corev1.Endpoints{ObjectMeta: apiMeta()}                     //nolint:staticcheck // as above
 	ep.Labels = map[string]string{discoveryv1.LabelSkipMirror: "true"} // the slice is written here, too
-	ep.Subsets = []corev1.EndpointSubset{{                             //nolint:staticcheck // as above
-		Addresses: []corev1.EndpointAddress{{IP: addr.Addr().String()}},                                           //nolint:staticcheck // as above
-		Ports:     []corev1.EndpointPort{{Name: "https", Port: int32(addr.Port()), Protocol: corev1.ProtocolTCP}}, //nolint:staticcheck // as above
-	}}
+	for _, a := range all {
+		i := slices.IndexFunc(ep.Subsets, func(s corev1.EndpointSubset) bool { return s.Ports[0].Port == int32(a.Port()) }) //nolint:staticcheck // as above
+		if i < 0 {
+			i = len(ep.Subsets)
+			ep.Subsets = append(ep.Subsets, corev1.EndpointSubset{ //nolint:staticcheck // as above
+				Ports: []corev1.EndpointPort{{Name: "https", Port: int32(a.Port()), Protocol: corev1.ProtocolTCP}}}) //nolint:staticcheck // as above
+		}
+		ep.Subsets[i].Addresses = append(ep.Subsets[i].Addresses, corev1.EndpointAddress{IP: a.Addr().String()}) //nolint:staticcheck // as above
+	}
 	return ep
 }
 
-func apiSlice(addr netip.AddrPort) api.Object {
+// apiSlice has one port, as every slice: servers that listen on another than the
+// first are left out.
+func apiSlice(all []netip.AddrPort) api.Object {
 	sl := &discoveryv1.EndpointSlice{ObjectMeta: apiMeta(), AddressType: discoveryv1.AddressTypeIPv4}
-	if addr.Addr().Is6() {
+	if all[0].Addr().Is6() {
 		sl.AddressType = discoveryv1.AddressTypeIPv6
 	}
 	sl.Labels = map[string]string{discoveryv1.LabelServiceName: apiServiceName}
-	sl.Endpoints = []discoveryv1.Endpoint{{Addresses: []string{addr.Addr().String()}, Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)}}}
-	sl.Ports = []discoveryv1.EndpointPort{{Name: ptr.To("https"), Port: ptr.To(int32(addr.Port())), Protocol: ptr.To(corev1.ProtocolTCP)}}
+	sl.Ports = []discoveryv1.EndpointPort{{Name: ptr.To("https"), Port: ptr.To(int32(all[0].Port())), Protocol: ptr.To(corev1.ProtocolTCP)}}
+	for _, a := range all {
+		if a.Port() == all[0].Port() {
+			sl.Endpoints = append(sl.Endpoints, discoveryv1.Endpoint{Addresses: []string{a.Addr().String()},
+				Conditions: discoveryv1.EndpointConditions{Ready: ptr.To(true)}})
+		}
+	}
 	return sl
 }

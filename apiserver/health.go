@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -10,10 +11,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-
-	"proa/store"
 )
 
 // check is one thing that a health endpoint looks at.
@@ -47,14 +47,15 @@ func (s *Server) checks(endpoint string) []check {
 	return out
 }
 
-// storeWorks reports a store that has closed or whose engine failed for good.
+// healthWait is how long a datastore elsewhere may take to show that it works.
+const healthWait = 2 * time.Second
+
+// storeWorks reports a store that has closed, whose engine failed for good, or
+// whose datastore does not answer.
 func (s *Server) storeWorks() error {
-	w, err := s.cfg.Store.Watch(s.cfg.Store.Snapshot().Revision(), store.Scope{Resource: "namespaces"})
-	if err != nil {
-		return err
-	}
-	w.Close()
-	return nil
+	ctx, cancel := context.WithTimeout(context.Background(), healthWait)
+	defer cancel()
+	return s.cfg.Store.Healthy(ctx)
 }
 
 // serveHealth answers /readyz and its like: "ok", or with verbose or on failure

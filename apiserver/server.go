@@ -53,6 +53,9 @@ type Config struct {
 	// ExternalHost is the host:port that clients outside are told, and that the
 	// Service default/kubernetes leads to.
 	ExternalHost string
+	// Peer is this server's name among several on one datastore; empty where
+	// there is one server only.
+	Peer string
 	// Node finds the kubelet's HTTP server of a node.
 	Node func(name string) (http.Handler, error)
 	// DialPod connects to pods' addresses and nodes' ports, for the proxy
@@ -92,6 +95,7 @@ type Server struct {
 	aggregate *aggregate.Aggregator
 	custom    *custom.Follower
 	backends  *http.Transport
+	peers     peers
 	ready     atomic.Bool
 	stopping  atomic.Bool
 }
@@ -116,7 +120,7 @@ func New(c Config) (*Server, error) {
 	if c.Reviewer == nil && c.Tokens != nil {
 		c.Reviewer = c.Tokens
 	}
-	s := &Server{cfg: c, metrics: newMetrics()}
+	s := &Server{cfg: c, peers: peers{identity: c.Peer}, metrics: newMetrics()}
 	s.limits = newLimits(&s.cfg, s.metrics)
 	s.backends = backends(c.DialPod)
 	s.callout = callout.New(callout.Config{World: c.Store.Snapshot, ClientCert: c.FrontProxy, Log: c.Log})
@@ -174,6 +178,9 @@ func (s *Server) Run(ctx context.Context) error {
 	s.ready.Store(true)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.keep(ctx) })
+	if s.cfg.Peer != "" {
+		group.Go(func() error { return s.renew(ctx) })
+	}
 	group.Go(func() error { return s.expireEvents(ctx) })
 	group.Go(func() error { return s.limits.fair.Run(ctx, s.Client(auth.System("system:apiserver"))) })
 	group.Go(func() error { return s.custom.Run(ctx) })

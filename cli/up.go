@@ -53,9 +53,18 @@ down") stops it. Pods run on and are found again by the next "up".`,
 	fl.IntVar(&f.cfg.MaxInFlight, "max-requests-inflight", fairness.DefaultSeats, "how many requests of ordinary size the API works on at once; priority and fairness shares them out")
 	fl.StringVar(&f.cfg.EncryptionConfig, "encryption-provider-config", "", "an EncryptionConfiguration file, followed while running (default: Secrets are encrypted by a key in the data directory)")
 	requestHeaderFlags(fl, &f.cfg.RequestHeader)
+	datastoreFlags(fl, &f.cfg.Datastore)
 	fl.StringVar(&f.logLevel, "log-level", "warn", "debug, info, warn or error")
 	outputFlag(cmd, &f.output)
 	return cmd
+}
+
+func datastoreFlags(fl *pflag.FlagSet, d *cluster.Datastore) {
+	fl.StringSliceVar(&d.Endpoints, "datastore-endpoints", nil, "client URLs of an etcd that holds the cluster's state, for several servers (default: the data directory)")
+	fl.StringVar(&d.CA, "datastore-ca", "", "authorities (PEM) that etcd's certificate is checked with")
+	fl.StringVar(&d.Cert, "datastore-cert", "", "the certificate (PEM) that etcd is shown")
+	fl.StringVar(&d.Key, "datastore-key", "", "the certificate's key (PEM)")
+	fl.StringVar(&d.Prefix, "datastore-prefix", "", "what this cluster's keys in etcd begin with (default /proa)")
 }
 
 // requestHeaderFlags are those of kube-apiserver.
@@ -72,6 +81,9 @@ func (f *upFlags) config(cmd *cobra.Command) (cfg cluster.Config, err error) {
 	cfg = f.cfg
 	cfg.DataDir, cfg.RunDir, cfg.Kubeconfig = abs(cfg.DataDir), abs(cfg.RunDir), abs(cfg.Kubeconfig)
 	cfg.EncryptionConfig = abs(cfg.EncryptionConfig)
+	for _, file := range []*string{&cfg.Datastore.CA, &cfg.Datastore.Cert, &cfg.Datastore.Key} {
+		*file = abs(*file)
+	}
 	if cfg.PodCIDR, err = netip.ParsePrefix(f.podCIDR); err != nil {
 		return cfg, fmt.Errorf("--pod-cidr must be a range like 10.42.0.0/16, not %q", f.podCIDR)
 	}

@@ -44,9 +44,20 @@ type Config struct {
 	// RequestHeader names proxies in front of the API.
 	RequestHeader RequestHeader
 
+	// Datastore is an etcd that holds the state instead of the data directory,
+	// if it has endpoints.
+	Datastore Datastore
+
 	Log *slog.Logger
 	// Progress is told of each step as it is done; nil for nobody.
 	Progress func(step string)
+}
+
+// Datastore is how an external etcd is reached; see etcd.Config.
+type Datastore struct {
+	Endpoints     []string
+	CA, Cert, Key string
+	Prefix        string
 }
 
 // DataEntries are the names that an instance makes in its data directory.

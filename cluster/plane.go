@@ -46,14 +46,17 @@ func (c *Cluster) openStore(context.Context) error {
 	if err != nil {
 		return err
 	}
-	engine, err := pebble.Open(pebble.Config{Dir: filepath.Join(c.cfg.DataDir, "store"), Log: c.cfg.Log})
+	config := store.Config{Codec: apiserver.NewCodec(api.Builtin()), Sealer: sealer, Registry: api.Builtin(), Log: c.cfg.Log}
+	if c.shared() {
+		config.Remote, err = c.openEtcd()
+	} else {
+		config.Engine, err = pebble.Open(pebble.Config{Dir: filepath.Join(c.cfg.DataDir, "store"), Log: c.cfg.Log})
+	}
 	if err != nil {
 		return err
 	}
-	c.store, err = store.New(store.Config{
-		Engine: engine, Codec: apiserver.NewCodec(api.Builtin()), Sealer: sealer, Registry: api.Builtin(), Log: c.cfg.Log})
-	if err != nil {
-		return errors.Join(err, engine.Close())
+	if c.store, err = store.New(config); err != nil { // which has closed what it was given
+		return err
 	}
 	c.parts.Closer("datastore", c.store.Close)
 	c.cfg.Progress("datastore open")
@@ -71,6 +74,7 @@ func (c *Cluster) startAPI(context.Context) error {
 		return err
 	}
 	c.api, err = apiserver.New(apiserver.Config{
+		Peer:  c.peer(),
 		Store: c.store, Registry: api.Builtin(), Tokens: tokens, MaxInFlight: c.cfg.MaxInFlight,
 		Authenticator: c.authenticator(proxies), Reviewer: c.reviewer, Authorizer: c.authorizer,
 		ServiceCIDR:   c.cfg.ServiceCIDR, NodePorts: [2]int{30000, 32767}, ClusterDomain: c.cfg.ClusterDomain, TaintNodes: true,
@@ -131,15 +135,18 @@ func serveUntil(ctx context.Context, srv *http.Server, serve func() error) error
 	return err
 }
 
+// startControllers runs what must run once in a cluster.
 func (c *Cluster) startControllers(context.Context) error {
-	all := controllers.All(controllers.Config{RootCA: c.authority.PEM(), ClusterCIDR: c.cfg.PodCIDR,
-		SignToken: c.tokens.Legacy, Authority: c.authority, May: c.may})
 	manager := c.Client("system:kube-controller-manager")
-	c.parts.Go("controllers", func(ctx context.Context) error {
+	c.once("controllers", "kube-controller-manager", manager, func(ctx context.Context) error {
+		all := controllers.All(controllers.Config{RootCA: c.authority.PEM(), ClusterCIDR: c.cfg.PodCIDR,
+			SignToken: c.tokens.Legacy, Authority: c.authority, May: c.may})
 		return reconcile.Run(ctx, manager, c.cfg.Log, all...)
 	})
-	s := scheduler.New(scheduler.Config{Client: c.Client("system:kube-scheduler"), Name: "default-scheduler", Log: c.cfg.Log})
-	c.parts.Go("scheduler", s.Run)
+	binder := c.Client("system:kube-scheduler")
+	c.once("scheduler", "kube-scheduler", binder, func(ctx context.Context) error {
+		return scheduler.New(scheduler.Config{Client: binder, Name: "default-scheduler", Log: c.cfg.Log}).Run(ctx)
+	})
 	return nil
 }
 

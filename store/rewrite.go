@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"proa/api"
 )
 
@@ -86,16 +88,29 @@ func (s *Store) rewrite(ctx context.Context, stale []*Record) (n int, err error)
 	return n, nil
 }
 
+// copyOf is the object of a record that is to be written again. What is no kind
+// (any more, or records that the API keeps for itself) is bytes alone.
+func (s *Store) copyOf(r *Record) (api.Object, error) {
+	if s.registry.ByKey(r.key.Resource) == nil {
+		return &metav1.PartialObjectMetadata{}, nil
+	}
+	obj, err := r.Object()
+	if err != nil {
+		return nil, err
+	}
+	own, ok := obj.DeepCopyObject().(api.Object)
+	if !ok {
+		return nil, fmt.Errorf("store: the copy of %s is no object", r.key)
+	}
+	return own, nil
+}
+
 func (s *Store) again(ctx context.Context, records ...*Record) error {
 	writes := make([]Write, len(records))
 	for i, r := range records {
-		obj, err := r.Object()
+		own, err := s.copyOf(r)
 		if err != nil {
 			return err
-		}
-		own, ok := obj.DeepCopyObject().(api.Object)
-		if !ok {
-			return fmt.Errorf("store: the copy of %s is no object", r.key)
 		}
 		writes[i] = Write{Key: r.key, Object: own, Expect: r.revision, Data: r.data}
 	}

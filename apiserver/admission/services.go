@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -34,19 +34,15 @@ const (
 //
 // A cluster IP is taken by the IPAddress object of its name, which is created in
 // the Service's own transaction: two Services cannot get one address, and there is
-// no other record of what is taken (KEP-1880). Node ports have no such object;
-// they are read off the Services, and off the requests that are on their way.
+// no other record of what is taken (KEP-1880). A node port is taken in the same
+// way by a record of its own, which the API does not show.
 type services struct {
-	cidr   netip.Prefix
-	ports  [2]int
-	newest func() store.Snapshot
-
-	mu       sync.Mutex
-	reserved map[int32]bool // node ports of requests under way
+	cidr  netip.Prefix
+	ports [2]int
 }
 
 func serviceAllocation(c Config) Plugin {
-	s := &services{cidr: c.ServiceCIDR.Masked(), ports: c.NodePorts, newest: c.Newest, reserved: map[int32]bool{}}
+	s := &services{cidr: c.ServiceCIDR.Masked(), ports: c.NodePorts}
 	return Plugin{
 		Name: "ServiceAllocation", Finish: s.finish,
 		Finishes: func(r *Request) bool { return s.cidr.IsValid() && r.Is("services") && r.Op != Connect },
@@ -66,6 +62,7 @@ func (s *services) finish(_ context.Context, r *Request) error {
 		}
 	}
 	s.releaseIPs(r, svc, old)
+	releasePorts(r, svc, old)
 	return nil
 }
 
@@ -194,12 +191,7 @@ func (s *services) allocatePorts(r *Request, svc, old *corev1.Service) error {
 	if !api.NeedsNodePorts(svc) && !api.NeedsHealthCheckPort(svc) {
 		return nil
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	// The newest world, read under the lock: whoever has given a reservation back
-	// is in it.
-	pick := picker{services: s, used: nodePorts(s.newest(), old), mine: map[int32]bool{}}
-	r.OnDone(pick.release)
+	pick := picker{services: s, request: r, used: nodePorts(r.World, old), had: portsOf(old), mine: map[int32]bool{}}
 	if api.NeedsNodePorts(svc) {
 		for i := range svc.Spec.Ports {
 			at := field.NewPath("spec", "ports").Index(i).Child("nodePort")
@@ -224,33 +216,60 @@ func nodePorts(world store.Snapshot, but *corev1.Service) map[int32]bool {
 		if but != nil && svc.UID == but.UID {
 			continue
 		}
-		for _, p := range svc.Spec.Ports {
-			used[p.NodePort] = true
-		}
-		used[svc.Spec.HealthCheckNodePort] = true
+		maps.Copy(used, portsOf(svc))
 	}
-	delete(used, 0)
 	return used
 }
 
-// picker chooses the node ports of one Service, with services.mu held. It
-// reserves them until the Service itself says so or never will.
-type picker struct {
-	*services
-	used, mine map[int32]bool
+// portsOf are the node ports that a Service has; svc may be nil.
+func portsOf(svc *corev1.Service) map[int32]bool {
+	out := map[int32]bool{}
+	if svc == nil {
+		return out
+	}
+	for _, p := range svc.Spec.Ports {
+		out[p.NodePort] = true
+	}
+	out[svc.Spec.HealthCheckNodePort] = true
+	delete(out, 0)
+	return out
 }
 
-func (p *picker) release() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for n := range p.mine {
-		delete(p.reserved, n)
+// nodePortKey is the record that takes a node port.
+func nodePortKey(n int32) store.Key { return store.Key{Resource: "nodeports", Name: fmt.Sprint(n)} }
+
+// releasePorts gives back what the old state had and the new one has not. A
+// Service of before there were records has none.
+func releasePorts(r *Request, svc, old *corev1.Service) {
+	keeps := portsOf(svc)
+	for n := range portsOf(old) {
+		if rec := r.World.Get(nodePortKey(n)); rec != nil && !keeps[n] {
+			r.Also(store.Write{Key: nodePortKey(n), Expect: rec.Revision()})
+		}
 	}
 }
 
-func (p *picker) free(n int32) bool { return !p.used[n] && !p.mine[n] && !p.reserved[n] }
+// picker chooses the node ports of one Service.
+type picker struct {
+	*services
+	request         *Request
+	used, had, mine map[int32]bool
+}
 
-func (p *picker) take(n int32) { p.mine[n], p.reserved[n] = true, true }
+func (p *picker) free(n int32) bool {
+	return !p.used[n] && !p.mine[n] && (p.had[n] || p.request.World.Get(nodePortKey(n)) == nil)
+}
+
+// take writes the port's record on the condition that there is none. Two
+// requests that chose the same port cannot both be committed: one is decided
+// again.
+func (p *picker) take(n int32) {
+	p.mine[n] = true
+	if p.request.World.Get(nodePortKey(n)) == nil {
+		owner := p.request.Namespace + "/" + p.request.Name
+		p.request.Also(store.Write{Key: nodePortKey(n), Object: &metav1.PartialObjectMetadata{}, Data: []byte(owner)})
+	}
+}
 
 // port checks the port that a Service asks for or finds one. A Service may use
 // one number for several protocols.

@@ -84,7 +84,10 @@ func (e *Endpoint) createOnce(ctx context.Context, q Request, obj api.Object, ge
 	if c := q.Served.Custom; c != nil && c.Closing.Load() {
 		return Result{}, apierrors.NewForbidden(q.Served.GR(), q.Name, errors.New("create not allowed while custom resource definition is terminating"))
 	}
-	world := e.Store.Snapshot()
+	world, err := e.latest(ctx)
+	if err != nil {
+		return Result{}, err
+	}
 	if len(q.Name) > 0 && world.Get(q.key()) != nil {
 		return Result{}, e.alreadyExists(q, world)
 	}
@@ -173,7 +176,11 @@ func (e *Endpoint) commitNew(ctx context.Context, q Request, ar *admission.Reque
 	for base := ar.Object; ; {
 		try := *ar
 		if late {
-			try.Object, try.World = base.DeepCopyObject().(api.Object), e.Store.Snapshot()
+			world, err := e.latest(ctx)
+			if err != nil {
+				return Result{}, err
+			}
+			try.Object, try.World = base.DeepCopyObject().(api.Object), world
 			if err := e.Admission.Finish(ctx, &try); err != nil {
 				try.Done()
 				return Result{}, err

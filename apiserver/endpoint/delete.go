@@ -39,7 +39,10 @@ func (e *Endpoint) Delete(ctx context.Context, q Request, opts metav1.DeleteOpti
 }
 
 func (e *Endpoint) deleteOnce(ctx context.Context, q Request, opts metav1.DeleteOptions) (Result, error) {
-	world := e.Store.Snapshot()
+	world, err := e.latest(ctx)
+	if err != nil {
+		return Result{}, err
+	}
 	rec, old, err := live(world, q)
 	if err != nil {
 		return Result{}, err

@@ -206,8 +206,12 @@ func storeError(q Request, err error) error {
 		s.ErrStatus.Code, s.ErrStatus.Reason = 507, metav1.StatusReasonUnknown
 		s.ErrStatus.Message = "the disk that holds the cluster's state is full: writes are refused until space is freed, deletes still work"
 		return s
-	case errors.Is(err, store.ErrClosed):
+	case errors.Is(err, store.ErrTooLarge):
+		return apierrors.NewRequestEntityTooLargeError(err.Error())
+	case errors.Is(err, store.ErrClosed), errors.Is(err, store.ErrUnavailable):
 		return apierrors.NewServiceUnavailable(err.Error())
+	case errors.Is(err, store.ErrUnconfirmed):
+		return apierrors.NewTimeoutError(err.Error(), 1)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return apierrors.NewTimeoutError("the request did not complete within its time", 0)
 	}

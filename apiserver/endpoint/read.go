@@ -41,14 +41,11 @@ func (l List) Meta() metav1.ListMeta {
 
 // Get reads one record, at least as new as opts.ResourceVersion.
 func (e *Endpoint) Get(ctx context.Context, q Request, resourceVersion string) (*store.Record, error) {
-	rev, err := parseRevision(resourceVersion)
+	world, err := e.atLeast(ctx, resourceVersion)
 	if err != nil {
 		return nil, err
 	}
-	if err := e.reach(ctx, rev); err != nil {
-		return nil, err
-	}
-	rec := e.Store.Snapshot().Get(q.key())
+	rec := world.Get(q.key())
 	if rec == nil {
 		return nil, q.notFound()
 	}
@@ -76,7 +73,7 @@ func (e *Endpoint) List(ctx context.Context, q Request, opts ListOptions) (List,
 // See "Resource versions" in the Kubernetes API concepts for the table of cases.
 func (e *Endpoint) worldOf(ctx context.Context, resource string, opts ListOptions) (store.Snapshot, continuation, error) {
 	if opts.Continue != "" {
-		return e.continued(resource, opts)
+		return e.continued(ctx, resource, opts)
 	}
 	rev, err := parseRevision(opts.ResourceVersion)
 	if err != nil {
@@ -87,10 +84,30 @@ func (e *Endpoint) worldOf(ctx context.Context, resource string, opts ListOption
 		world, err := e.past(ctx, resource, rev)
 		return world, continuation{}, err
 	}
-	if err := e.reach(ctx, rev); err != nil {
-		return nil, continuation{}, err
+	world, err := e.atLeast(ctx, opts.ResourceVersion)
+	return world, continuation{}, err
+}
+
+// atLeast is a world that is not older than a resource version: "" asks for the
+// newest there is anywhere, "0" for any.
+func (e *Endpoint) atLeast(ctx context.Context, resourceVersion string) (store.Snapshot, error) {
+	if resourceVersion == "" {
+		return e.latest(ctx)
 	}
-	return e.Store.Snapshot(), continuation{}, nil
+	rev, err := parseRevision(resourceVersion)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.reach(ctx, rev); err != nil {
+		return nil, err
+	}
+	return e.Store.Snapshot(), nil
+}
+
+// latest is the world that shows all that was written before, by any server.
+func (e *Endpoint) latest(ctx context.Context) (store.Snapshot, error) {
+	world, err := e.Store.Latest(ctx)
+	return world, storeError(Request{}, err)
 }
 
 func (e *Endpoint) past(ctx context.Context, resource string, rev uint64) (store.Snapshot, error) {
@@ -222,7 +239,7 @@ func encodeContinue(c continuation) string {
 	return base64.RawURLEncoding.EncodeToString(data)
 }
 
-func (e *Endpoint) continued(resource string, opts ListOptions) (store.Snapshot, continuation, error) {
+func (e *Endpoint) continued(ctx context.Context, resource string, opts ListOptions) (store.Snapshot, continuation, error) {
 	var c continuation
 	if opts.ResourceVersion != "" && opts.ResourceVersion != "0" {
 		return nil, c, apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
@@ -235,7 +252,11 @@ func (e *Endpoint) continued(resource string, opts ListOptions) (store.Snapshot,
 		return nil, c, apierrors.NewBadRequest("continue key is not valid: it must be one that a list of this server returned")
 	}
 	if c.Newest {
-		return e.Store.Snapshot(), c, nil
+		world, err := e.latest(ctx)
+		return world, c, err
+	}
+	if err := e.reach(ctx, c.Revision); err != nil { // it may be another server's
+		return nil, c, err
 	}
 	world, err := e.Store.SnapshotAt(c.Revision, resource)
 	if errors.Is(err, store.ErrExpired) {

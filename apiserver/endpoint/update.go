@@ -81,7 +81,10 @@ func (e *Endpoint) modify(ctx context.Context, q Request, next successor) (Resul
 }
 
 func (e *Endpoint) modifyOnce(ctx context.Context, q Request, next successor) (Result, error) {
-	world := e.Store.Snapshot()
+	world, err := e.latest(ctx)
+	if err != nil {
+		return Result{}, err
+	}
 	rec, old, err := live(world, q)
 	if err != nil {
 		return Result{}, err

@@ -70,6 +70,11 @@ func (e *Endpoint) begin(ctx context.Context, w *Watch, rev uint64, opts ListOpt
 		w.watcher, w.Revision = watcher, rev
 		return nil
 	}
+	if opts.ResourceVersion == "" {
+		if _, err := e.latest(ctx); err != nil {
+			return err
+		}
+	}
 	world, watcher := e.Store.SnapshotAndWatch(w.scope)
 	w.watcher, w.Revision = watcher, world.Revision()
 	if wanted == nil || *wanted {

@@ -223,7 +223,7 @@ func (e *Engine) Claim(ctx context.Context, identity string) error {
 		return nil
 	}
 	if kvs := resp.Responses[0].GetResponseRange().GetKvs(); len(kvs) == 1 && string(kvs[0].Value) != identity {
-		return fmt.Errorf("etcd holds another cluster's data under %s: for a further server of that cluster, copy the directory pki of one of its servers into the data directory first; for a new cluster, choose another --datastore-prefix", e.cfg.Prefix)
+		return fmt.Errorf("etcd holds another cluster's data under %s: for a further server of that cluster, copy pki and encryption.yaml from the data directory of one of its servers first; for a new cluster, choose another --datastore-prefix", e.cfg.Prefix)
 	}
 	return nil
 }
