@@ -6,6 +6,7 @@ import (
 	"reflect"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -74,9 +75,23 @@ func (c *Client) Post(ctx context.Context, row *api.Resource, key client.Key, su
 			opts = *body.DeleteOptions
 		}
 		return body, c.Delete(ctx, row, key, opts)
+	case *autoscalingv1.Scale:
+		return c.scale(ctx, row, key, body)
 	default:
 		return nil, apierrors.NewNotFound(row.GR(), key.Name+"/"+subresource)
 	}
+}
+
+func (c *Client) scale(ctx context.Context, row *api.Resource, key client.Key, s *autoscalingv1.Scale) (client.Object, error) {
+	obj := c.View().Get(row, key.Namespace, key.Name)
+	sub := row.Subresource("scale")
+	if obj == nil || sub == nil {
+		return nil, apierrors.NewNotFound(row.GR(), key.Name)
+	}
+	next := obj.DeepCopyObject().(client.Object)
+	sub.Scale.Set(next, s.Spec.Replicas)
+	_, err := c.Update(ctx, next, "")
+	return s, err
 }
 
 func (c *Client) bind(row *api.Resource, key client.Key, b *corev1.Binding) error {
