@@ -62,6 +62,7 @@ func (m *machine) start(extra ...string) {
 		m.t.Fatal(err)
 	}
 	if err := m.up.Start(); err != nil {
+		m.up = nil
 		m.t.Fatal(err)
 	}
 	line, cmd, exited := make(chan error, 1), m.up, m.exited
