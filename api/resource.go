@@ -123,8 +123,9 @@ type Custom struct {
 	// Show makes objects of the row's version of stored ones, which it does not
 	// change: converted, pruned and with defaults. Keep makes the form to store
 	// of one of the row's version, which it takes over.
-	Show func(stored []Object) ([]Object, error)
-	Keep func(obj Object) (Object, error)
+	// A webhook may be asked for both, for as long as ctx lasts.
+	Show func(ctx context.Context, stored []Object) ([]Object, error)
+	Keep func(ctx context.Context, obj Object) (Object, error)
 	// Convert makes a copy of an object in any of Versions.
 	Convert func(obj Object, version string) (Object, error)
 	// Coerce brings what a client sent into the schema's form: metadata is

@@ -67,8 +67,11 @@ func (c *call) unstored(code int, obj api.Object) error {
 
 // record answers with a stored object by copying its encoded form.
 func (c *call) record(code int, rec *store.Record) error {
+	if err := c.shape().Prepare(c.r.Context(), rec); err != nil {
+		return broken(err)
+	}
 	if c.w.As == "Table" {
-		obj, err := codec.Shown(c.served, rec)
+		obj, err := codec.Shown(c.r.Context(), c.served, rec)
 		if err != nil {
 			return broken(err)
 		}
@@ -131,13 +134,13 @@ var listBuffers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 64
 
 // writeList answers with a list, written piece by piece.
 func (c *call) writeList(l endpoint.List) error {
+	if err := c.shape().Prepare(c.r.Context(), l.Records...); err != nil {
+		return broken(err)
+	}
 	if c.w.As == "Table" {
-		if err := c.shape().Prepare(l.Records); err != nil {
-			return broken(err)
-		}
 		objs := make([]api.Object, 0, len(l.Records))
 		for _, rec := range l.Records {
-			obj, err := codec.Shown(c.served, rec)
+			obj, err := codec.Shown(c.r.Context(), c.served, rec)
 			if err != nil {
 				return broken(err)
 			}

@@ -251,7 +251,7 @@ func (l *local) Get(ctx context.Context, r *api.Resource, key client.Key) (clien
 	if err != nil {
 		return nil, err
 	}
-	return codec.Shown(q.Served, rec)
+	return codec.Shown(ctx, q.Served, rec)
 }
 
 // own copies what the caller hands in, since it may keep using it, and names its

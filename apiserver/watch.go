@@ -179,6 +179,13 @@ func (st *stream) part(ch endpoint.Change) (codec.Part, error) {
 	if st.c.w.As == "Table" {
 		return st.tablePart(ch)
 	}
+	rec := ch.Record
+	if ch.Prev != nil {
+		rec = ch.Prev
+	}
+	if err := st.shape.Prepare(st.c.r.Context(), rec); err != nil {
+		return codec.Part{}, err
+	}
 	if ch.Prev != nil {
 		return st.shape.Left(ch.Prev, ch.Record)
 	}
@@ -190,7 +197,7 @@ func (st *stream) tablePart(ch endpoint.Change) (codec.Part, error) {
 	if ch.Prev != nil {
 		rec = ch.Prev
 	}
-	obj, err := codec.Shown(st.c.served, rec)
+	obj, err := codec.Shown(st.c.r.Context(), st.c.served, rec)
 	if err != nil {
 		return codec.Part{}, err
 	}

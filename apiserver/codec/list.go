@@ -2,6 +2,7 @@ package codec
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"io"
 	"reflect"
@@ -19,9 +20,6 @@ import (
 // WriteList writes a list answer. JSON and protobuf are written by copying the
 // records' encoded forms, one after the other.
 func (s Shape) WriteList(w io.Writer, m metav1.ListMeta, records []*store.Record) error {
-	if err := s.Prepare(records); err != nil {
-		return err
-	}
 	switch s.Format {
 	case Protobuf:
 		return s.writeProtobufList(w, m, records)
@@ -156,7 +154,7 @@ func writeAll(w io.Writer, pieces ...[]byte) error {
 func (s Shape) writeDecodedList(w io.Writer, m metav1.ListMeta, records []*store.Record) error {
 	objs := make([]runtime.Object, 0, len(records))
 	for _, rec := range records {
-		obj, err := Shown(s.Served, rec)
+		obj, err := Shown(context.Background(), s.Served, rec)
 		if err != nil {
 			return err
 		}

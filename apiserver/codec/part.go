@@ -1,6 +1,7 @@
 package codec
 
 import (
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"slices"
@@ -95,48 +96,46 @@ func (s Shape) formName() string {
 // Shown is a record's object as requests for the resource see it: of the storage
 // version for built-in kinds, of the row's for custom resources. It may be
 // shared, and must not be changed.
-func Shown(served api.Served, rec *store.Record) (api.Object, error) {
+func Shown(ctx context.Context, served api.Served, rec *store.Record) (api.Object, error) {
 	obj, err := rec.Object()
 	if err != nil || served.Custom == nil {
 		return obj, err
 	}
-	if obj.GetObjectKind().GroupVersionKind() != served.GVK() && served.Custom.Relabels {
-		return converted(served, rec, obj)
+	if !foreign(served, obj) {
+		return show(ctx, served, obj)
 	}
-	return show(served, obj)
+	plain := Shape{Served: served, Format: JSON}
+	if err := plain.Prepare(ctx, rec); err != nil {
+		return nil, err
+	}
+	part, err := plain.Record(rec)
+	if err != nil {
+		return nil, err
+	}
+	out := served.New()
+	return out, kjson.UnmarshalCaseSensitivePreserveInts(part.Body, out)
 }
 
-func show(served api.Served, obj api.Object) (api.Object, error) {
-	out, err := served.Custom.Show([]api.Object{obj})
+// foreign tells whether it takes a webhook to show the object.
+func foreign(served api.Served, obj api.Object) bool {
+	c := served.Custom
+	return c != nil && c.Relabels && obj.GetObjectKind().GroupVersionKind() != served.GVK()
+}
+
+func show(ctx context.Context, served api.Served, obj api.Object) (api.Object, error) {
+	out, err := served.Custom.Show(ctx, []api.Object{obj})
 	if err != nil {
 		return nil, err
 	}
 	return out[0], nil
 }
 
-// converted reads what a webhook made of a record, and asks it only if nobody
-// has done so.
-func converted(served api.Served, rec *store.Record, obj api.Object) (api.Object, error) {
-	data, err := rec.Form(Shape{Served: served, Format: JSON}.formName(), func() ([]byte, error) {
-		out, err := show(served, obj)
-		if err != nil {
-			return nil, err
-		}
-		return json.Marshal(out)
-	})
-	if err != nil {
-		return nil, err
-	}
-	out := served.New()
-	return out, kjson.UnmarshalCaseSensitivePreserveInts(data, out)
-}
-
 // convertBatch is how many objects one call of a conversion webhook gets.
 const convertBatch = 100
 
-// Prepare has the webhook of a custom resource convert together what a list
-// will show; other resources need nothing.
-func (s Shape) Prepare(records []*store.Record) error {
+// Prepare has the webhook of a custom resource convert together what will be
+// shown, while nobody waits for it but the caller; other resources need nothing.
+func (s Shape) Prepare(ctx context.Context, records ...*store.Record) error {
 	if s.Served.Custom == nil || !s.Served.Custom.Relabels {
 		return nil
 	}
@@ -147,19 +146,19 @@ func (s Shape) Prepare(records []*store.Record) error {
 		if err != nil {
 			return err
 		}
-		if obj.GetObjectKind().GroupVersionKind() != s.Served.GVK() && !rec.HasForm(plain.formName()) {
+		if foreign(s.Served, obj) && !rec.HasForm(plain.formName()) {
 			todo = append(todo, rec)
 		}
 	}
 	for part := range slices.Chunk(todo, convertBatch) {
-		if err := plain.convertAll(part); err != nil {
+		if err := plain.convertAll(ctx, part); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s Shape) convertAll(records []*store.Record) error {
+func (s Shape) convertAll(ctx context.Context, records []*store.Record) error {
 	objs := make([]api.Object, len(records))
 	for i, rec := range records {
 		obj, err := rec.Object()
@@ -168,7 +167,7 @@ func (s Shape) convertAll(records []*store.Record) error {
 		}
 		objs[i] = obj
 	}
-	shown, err := s.Served.Custom.Show(objs)
+	shown, err := s.Served.Custom.Show(ctx, objs)
 	if err != nil {
 		return err
 	}
@@ -225,16 +224,17 @@ func (s Shape) Record(rec *store.Record) (Part, error) {
 	return Part{Body: body}, err
 }
 
-// source is Shown, but for the form that Shown itself may read.
+// source is Shown, but for the form that Shown itself may read. What a webhook
+// has to do Prepare has done, unless that was forgotten since.
 func (s Shape) source(rec *store.Record) (api.Object, error) {
 	if s.Served.Custom != nil && s.Format == JSON && !s.Meta {
 		obj, err := rec.Object()
 		if err != nil {
 			return nil, err
 		}
-		return show(s.Served, obj)
+		return show(context.Background(), s.Served, obj)
 	}
-	return Shown(s.Served, rec)
+	return Shown(context.Background(), s.Served, rec)
 }
 
 func (s Shape) envelope(raw []byte, revision uint64) Part {
@@ -253,7 +253,7 @@ func (s Shape) Object(obj api.Object) (Part, error) {
 // shows when an object leaves its selector. It is kept with the newer record.
 func (s Shape) Left(prev, rec *store.Record) (Part, error) {
 	body, err := rec.Form("left:"+s.formName(), func() ([]byte, error) {
-		obj, err := Shown(s.Served, prev)
+		obj, err := Shown(context.Background(), s.Served, prev)
 		if err != nil {
 			return nil, err
 		}

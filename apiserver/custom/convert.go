@@ -1,6 +1,7 @@
 package custom
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -15,10 +16,10 @@ import (
 
 // converter turns objects of other versions of one kind into the given one. It
 // may change what it gets, and gives back as many in the same order.
-type converter func(objs []*unstructured.Unstructured, to schema.GroupVersion) ([]*unstructured.Unstructured, error)
+type converter func(ctx context.Context, objs []*unstructured.Unstructured, to schema.GroupVersion) ([]*unstructured.Unstructured, error)
 
 // rename is the conversion "None": versions differ in name only.
-func rename(objs []*unstructured.Unstructured, to schema.GroupVersion) ([]*unstructured.Unstructured, error) {
+func rename(_ context.Context, objs []*unstructured.Unstructured, to schema.GroupVersion) ([]*unstructured.Unstructured, error) {
 	for _, u := range objs {
 		u.SetAPIVersion(to.String())
 	}
@@ -26,7 +27,7 @@ func rename(objs []*unstructured.Unstructured, to schema.GroupVersion) ([]*unstr
 }
 
 // show makes objects of the version of stored ones.
-func (v *version) show(stored []api.Object) ([]api.Object, error) {
+func (v *version) show(ctx context.Context, stored []api.Object) ([]api.Object, error) {
 	objs := make([]*unstructured.Unstructured, len(stored))
 	for i, obj := range stored {
 		u, ok := obj.(*unstructured.Unstructured)
@@ -46,7 +47,7 @@ func (v *version) show(stored []api.Object) ([]api.Object, error) {
 		}
 		objs[i] = u
 	}
-	if err := v.receive(objs); err != nil {
+	if err := v.receive(ctx, objs); err != nil {
 		return nil, refuse(err)
 	}
 	out := make([]api.Object, len(objs))
@@ -58,7 +59,7 @@ func (v *version) show(stored []api.Object) ([]api.Object, error) {
 
 // receive converts in place those objects that are of another version, and
 // coerces them.
-func (v *version) receive(objs []*unstructured.Unstructured) error {
+func (v *version) receive(ctx context.Context, objs []*unstructured.Unstructured) error {
 	var foreign []*unstructured.Unstructured
 	var at []int
 	for i, u := range objs {
@@ -69,7 +70,7 @@ func (v *version) receive(objs []*unstructured.Unstructured) error {
 	if len(foreign) == 0 {
 		return nil
 	}
-	converted, err := v.def.convert(foreign, v.gv())
+	converted, err := v.def.convert(ctx, foreign, v.gv())
 	if err != nil {
 		return err
 	}
@@ -83,7 +84,7 @@ func (v *version) receive(objs []*unstructured.Unstructured) error {
 }
 
 // keep makes the form to store of an object of the version.
-func (v *version) keep(obj api.Object) (api.Object, error) {
+func (v *version) keep(ctx context.Context, obj api.Object) (api.Object, error) {
 	u, ok := obj.(*unstructured.Unstructured)
 	if !ok {
 		return nil, refuse(fmt.Errorf("%s cannot hold a %T", v.def.name, obj))
@@ -94,7 +95,7 @@ func (v *version) keep(obj api.Object) (api.Object, error) {
 		return u, refuse(err)
 	}
 	one[0] = u.DeepCopy()
-	err := v.def.versions[v.def.storage].receive(one)
+	err := v.def.versions[v.def.storage].receive(ctx, one)
 	return one[0], refuse(err)
 }
 
@@ -116,7 +117,7 @@ func (d *definition) convertTo(obj api.Object, name string) (api.Object, error) 
 		return nil, err
 	}
 	one := []*unstructured.Unstructured{u}
-	if err := to.receive(one); err != nil {
+	if err := to.receive(context.Background(), one); err != nil {
 		return nil, refuse(err)
 	}
 	return one[0], nil
@@ -139,6 +140,9 @@ func refuse(err error) error {
 	var known apierrors.APIStatus
 	if errors.As(err, &known) {
 		return err
+	}
+	if errors.Is(err, errOutOfTime) {
+		return apierrors.NewTimeoutError("request did not complete within the requested timeout: "+err.Error(), 0)
 	}
 	return &apierrors.StatusError{ErrStatus: metav1.Status{
 		Status: metav1.StatusFailure, Code: http.StatusInternalServerError, Message: err.Error(),

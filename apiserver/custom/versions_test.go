@@ -275,9 +275,24 @@ func TestBadWebhook(t *testing.T) {
 		})
 	}
 	_, err = fresh.Get(t.Context(), "a", metav1.GetOptions{})
-	must(t, err) // an error is not kept
+	must(t, err) // an error is not kept, and what was converted is
+	_, err = h.dynamic.Resource(gvr("example.com", "v1beta1", "hosts")).Patch(t.Context(), "a", types.MergePatchType, []byte(`{"hostPort":"m:1"}`), metav1.PatchOptions{})
+	must(t, err)
 
 	s.hang.Store(true)
+	start := time.Now()
+	hung := make(chan answer, 8)
+	for range cap(hung) {
+		go func() { hung <- h.get("/apis/example.com/v1/hosts/a?timeout=2s") }()
+	}
+	for range cap(hung) {
+		if a := <-hung; a.code != 504 || a.status(t).Reason != metav1.StatusReasonTimeout {
+			t.Errorf("a webhook that hangs: %d %s", a.code, a.body)
+		}
+	}
+	if d := time.Since(start); d > 20*time.Second {
+		t.Errorf("they waited for each other: %v", d)
+	}
 	if a := h.get("/apis/example.com/v1beta1/hosts/a"); a.code != 200 {
 		t.Errorf("the stored version waits for the webhook: %d", a.code)
 	}

@@ -34,6 +34,10 @@ const (
 	answerLimit = 64 << 20
 )
 
+// errOutOfTime says that the request's own time ended before the webhook
+// answered.
+var errOutOfTime = errors.New("the conversion took too long")
+
 // webhook is the conversion that a definition's webhook does.
 type webhook struct {
 	pool   *callout.Pool
@@ -73,14 +77,14 @@ func newWebhook(pool *callout.Pool, life context.Context, c *apiextensionsv1.Web
 }
 
 // convert sends what is not of the version yet in one review.
-func (w *webhook) convert(objs []*unstructured.Unstructured, to schema.GroupVersion) ([]*unstructured.Unstructured, error) {
+func (w *webhook) convert(ctx context.Context, objs []*unstructured.Unstructured, to schema.GroupVersion) ([]*unstructured.Unstructured, error) {
 	kind := objs[0].GroupVersionKind()
 	uid := uuid.NewUUID()
 	request := &apiextensionsv1.ConversionRequest{UID: uid, DesiredAPIVersion: to.String()}
 	for _, u := range objs {
 		request.Objects = append(request.Objects, runtime.RawExtension{Object: u})
 	}
-	answer, err := w.ask(request)
+	answer, err := w.ask(ctx, request)
 	var raw []runtime.RawExtension
 	if err == nil {
 		raw, err = w.judge(answer, uid)
@@ -101,7 +105,7 @@ func (w *webhook) convert(objs []*unstructured.Unstructured, to schema.GroupVers
 }
 
 // ask posts a review and reads the answer.
-func (w *webhook) ask(request *apiextensionsv1.ConversionRequest) (*apiextensionsv1.ConversionReview, error) {
+func (w *webhook) ask(ctx context.Context, request *apiextensionsv1.ConversionRequest) (*apiextensionsv1.ConversionReview, error) {
 	gv, err := schema.ParseGroupVersion(w.review)
 	if err != nil {
 		return nil, err
@@ -120,15 +124,19 @@ func (w *webhook) ask(request *apiextensionsv1.ConversionRequest) (*apiextension
 	query := at.Query()
 	query.Set("timeout", webhookTimeout.String())
 	at.RawQuery = query.Encode()
-	ctx, cancel := context.WithTimeout(w.life, webhookTimeout)
+	limited, cancel := context.WithTimeout(ctx, webhookTimeout)
 	defer cancel()
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, at.String(), bytes.NewReader(body))
+	defer context.AfterFunc(w.life, cancel)()
+	r, err := http.NewRequestWithContext(limited, http.MethodPost, at.String(), bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
 	r.Header.Set("Content-Type", "application/json")
 	r.Header.Set("Accept", "application/json")
 	res, err := client.Do(r)
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		err = fmt.Errorf("%w: %w", errOutOfTime, err)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -89,7 +89,7 @@ func (e *Endpoint) createOnce(ctx context.Context, q Request, obj api.Object, ge
 		return Result{}, err
 	}
 	if len(q.Name) > 0 && world.Get(q.key()) != nil {
-		return Result{}, e.alreadyExists(q, world)
+		return Result{}, e.alreadyExists(ctx, q, world)
 	}
 	if !q.applied {
 		var err error
@@ -189,7 +189,7 @@ func (e *Endpoint) commitNew(ctx context.Context, q Request, ar *admission.Reque
 		res, err := e.insert(ctx, q, &try)
 		try.Done()
 		if !foreign(q, err) {
-			return res, e.createError(q, err)
+			return res, e.createError(ctx, q, err)
 		}
 	}
 }
@@ -201,7 +201,7 @@ func (e *Endpoint) insert(ctx context.Context, q Request, ar *admission.Request)
 		}
 		return Result{object: ar.Object, Created: true}, nil
 	}
-	obj, err := stored(q, ar.Object)
+	obj, err := stored(ctx, q, ar.Object)
 	if err != nil {
 		return Result{}, internal(err)
 	}
@@ -215,17 +215,17 @@ func (e *Endpoint) insert(ctx context.Context, q Request, ar *admission.Request)
 	return res, nil
 }
 
-func (e *Endpoint) createError(q Request, err error) error {
+func (e *Endpoint) createError(ctx context.Context, q Request, err error) error {
 	if errors.Is(err, store.ErrConflict) {
-		return e.alreadyExists(q, e.Store.Snapshot())
+		return e.alreadyExists(ctx, q, e.Store.Snapshot())
 	}
 	return storeError(q, err)
 }
 
 // alreadyExists says so; what is still being deleted is named as that.
-func (e *Endpoint) alreadyExists(q Request, world store.Snapshot) error {
+func (e *Endpoint) alreadyExists(ctx context.Context, q Request, world store.Snapshot) error {
 	err := apierrors.NewAlreadyExists(q.Served.GR(), q.Name)
-	if _, obj, lerr := live(world, q); lerr == nil && obj.GetDeletionTimestamp() != nil {
+	if _, obj, lerr := live(ctx, world, q); lerr == nil && obj.GetDeletionTimestamp() != nil {
 		err.ErrStatus.Message = fmt.Sprintf("object is being deleted: %s", err.ErrStatus.Message)
 	}
 	return err

@@ -43,7 +43,7 @@ func (e *Endpoint) deleteOnce(ctx context.Context, q Request, opts metav1.Delete
 	if err != nil {
 		return Result{}, err
 	}
-	rec, old, err := live(world, q)
+	rec, old, err := live(ctx, world, q)
 	if err != nil {
 		return Result{}, err
 	}

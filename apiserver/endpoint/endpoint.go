@@ -148,12 +148,12 @@ func (e *Endpoint) admit(ctx context.Context, q Request, op admission.Operation,
 }
 
 // live finds the record that a request names in a world, with its object.
-func live(world store.Snapshot, q Request) (*store.Record, api.Object, error) {
+func live(ctx context.Context, world store.Snapshot, q Request) (*store.Record, api.Object, error) {
 	rec := world.Get(q.key())
 	if rec == nil {
 		return nil, nil, q.notFound()
 	}
-	obj, err := codec.Shown(q.Served, rec)
+	obj, err := codec.Shown(ctx, q.Served, rec)
 	if err != nil {
 		return nil, nil, internal(err)
 	}
@@ -171,11 +171,11 @@ func internal(err error) error {
 }
 
 // stored is the form that an object is kept in. The object is given away.
-func stored(q Request, obj api.Object) (api.Object, error) {
+func stored(ctx context.Context, q Request, obj api.Object) (api.Object, error) {
 	if q.Served.Custom == nil {
 		return obj, nil
 	}
-	return q.Served.Custom.Keep(obj)
+	return q.Served.Custom.Keep(ctx, obj)
 }
 
 // result is the outcome of a committed write.

@@ -107,13 +107,13 @@ func (e *Endpoint) Evict(ctx context.Context, q Request, ev *policyv1.Eviction) 
 		opts = *ev.DeleteOptions
 	}
 	q.DryRun = q.DryRun || len(opts.DryRun) > 0
-	if _, _, err := live(e.Store.Snapshot(), q); err != nil {
+	if _, _, err := live(ctx, e.Store.Snapshot(), q); err != nil {
 		return err
 	}
 	if _, err := admitBody(ctx, e, q, ev, policyv1.SchemeGroupVersion.WithKind("Eviction")); err != nil {
 		return err
 	}
-	_, obj, err := live(e.Store.Snapshot(), q)
+	_, obj, err := live(ctx, e.Store.Snapshot(), q)
 	if err != nil {
 		return err
 	}

@@ -58,13 +58,16 @@ func (e *Endpoint) List(ctx context.Context, q Request, opts ListOptions) (List,
 		return List{}, err
 	}
 	scope := store.Scope{Resource: q.Served.Key(), Namespace: q.Namespace, Name: q.Name}
-	sel, err := newSelection(q.Served, opts.LabelSelector, opts.FieldSelector, &scope)
+	sel, err := newSelection(ctx, q.Served, opts.LabelSelector, opts.FieldSelector, &scope)
 	if err != nil {
 		return List{}, err
 	}
 	world, c, err := e.worldOf(ctx, scope.Resource, opts)
 	if err != nil {
 		return List{}, err
+	}
+	if err := sel.prepare(candidates(world, scope, sel, c.after(scope))); err != nil {
+		return List{}, internal(err)
 	}
 	return page(world, scope, sel, c, opts.Limit)
 }

@@ -154,7 +154,7 @@ func addRule(to *authorizationv1.SubjectRulesReviewStatus, rule rbacv1.PolicyRul
 // IssueToken makes a token for the service account that the request names.
 func (e *Endpoint) IssueToken(ctx context.Context, q Request, req *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
 	world := e.Store.Snapshot()
-	_, obj, err := live(world, q)
+	_, obj, err := live(ctx, world, q)
 	if err != nil {
 		return nil, err
 	}

@@ -26,7 +26,7 @@ func (e *Endpoint) GetScale(ctx context.Context, q Request) (*autoscalingv1.Scal
 	if err != nil {
 		return nil, err
 	}
-	obj, err := codec.Shown(q.Served, rec)
+	obj, err := codec.Shown(ctx, q.Served, rec)
 	if err != nil {
 		return nil, internal(err)
 	}

@@ -1,7 +1,9 @@
 package endpoint
 
 import (
+	"context"
 	"fmt"
+	"iter"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/fields"
@@ -20,6 +22,7 @@ type Selection struct {
 	row    *api.Resource
 	labels labels.Selector
 	fields fields.Selector
+	ctx    context.Context // of the request, for conversion
 }
 
 const (
@@ -30,7 +33,7 @@ const (
 // newSelection parses selectors, in which fields have the names that the served
 // version gives them, and narrows the scope by those fields that are part of the
 // key.
-func newSelection(served api.Served, labelText, fieldText string, scope *store.Scope) (Selection, error) {
+func newSelection(ctx context.Context, served api.Served, labelText, fieldText string, scope *store.Scope) (Selection, error) {
 	ls, err := labels.Parse(labelText)
 	if err != nil {
 		return Selection{}, apierrors.NewBadRequest(err.Error())
@@ -46,7 +49,7 @@ func newSelection(served api.Served, labelText, fieldText string, scope *store.S
 	if err != nil {
 		return Selection{}, err
 	}
-	return Selection{served.Resource, ls, narrow(fs, scope)}, nil
+	return Selection{served.Resource, ls, narrow(fs, scope), ctx}, nil
 }
 
 // rowField is what the row calls a field that the served version calls name.
@@ -113,13 +116,21 @@ func (s Selection) matches(rec *store.Record) (bool, error) {
 	return s.matchesObject(obj), nil
 }
 
+// prepare has a webhook convert together what the selectors will look at.
+func (s Selection) prepare(records iter.Seq[*store.Record]) error {
+	if c := s.row.Custom; c == nil || !c.Relabels || s.all() {
+		return nil
+	}
+	return codec.Shape{Served: api.Served{Resource: s.row}}.Prepare(s.ctx, slices.Collect(records)...)
+}
+
 // look is the object as far as the selectors need it: labels are those that are
 // stored, unless conversion changes them.
 func (s Selection) look(rec *store.Record) (api.Object, error) {
 	if c := s.row.Custom; c != nil && s.fields.Empty() && !c.Relabels {
 		return rec.Object()
 	}
-	return codec.Shown(api.Served{Resource: s.row}, rec)
+	return codec.Shown(s.ctx, api.Served{Resource: s.row}, rec)
 }
 
 func (s Selection) matchesObject(obj api.Object) bool {
@@ -167,5 +178,5 @@ func FieldEquals(row *api.Resource, selector string, obj api.Object) bool {
 	if err != nil {
 		return false
 	}
-	return Selection{row, labels.Everything(), fs}.fieldsMatch(obj)
+	return Selection{row: row, labels: labels.Everything(), fields: fs}.fieldsMatch(obj)
 }

@@ -85,7 +85,7 @@ func (e *Endpoint) modifyOnce(ctx context.Context, q Request, next successor) (R
 	if err != nil {
 		return Result{}, err
 	}
-	rec, old, err := live(world, q)
+	rec, old, err := live(ctx, world, q)
 	if err != nil {
 		return Result{}, err
 	}
@@ -249,7 +249,7 @@ func (e *Endpoint) replace(ctx context.Context, q Request, rec *store.Record, ar
 	if dies(ar.Object) {
 		return e.remove(ctx, q, rec, ar.Object, ar.World)
 	}
-	obj, err := stored(q, ar.Object)
+	obj, err := stored(ctx, q, ar.Object)
 	if err != nil {
 		return Result{}, internal(err)
 	}

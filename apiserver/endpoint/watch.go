@@ -42,7 +42,7 @@ func (e *Endpoint) Watch(ctx context.Context, q Request, opts ListOptions) (*Wat
 	}
 	w := &Watch{scope: store.Scope{Resource: q.Served.Key(), Namespace: q.Namespace, Name: q.Name}}
 	var err error
-	if w.sel, err = newSelection(q.Served, opts.LabelSelector, opts.FieldSelector, &w.scope); err != nil {
+	if w.sel, err = newSelection(ctx, q.Served, opts.LabelSelector, opts.FieldSelector, &w.scope); err != nil {
 		return nil, err
 	}
 	rev, err := parseRevision(opts.ResourceVersion)

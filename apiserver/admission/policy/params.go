@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -91,16 +92,9 @@ func (p *Policies) find(world store.Snapshot, served api.Served, scope store.Sco
 
 // shown is a stored object in the version of a param kind.
 func shown(served api.Served, rec *store.Record) (api.Object, error) {
-	obj, err := rec.Object()
-	if err != nil {
-		return nil, err
-	}
-	if c := served.Custom; c != nil {
-		out, err := c.Show([]api.Object{obj})
-		if err != nil {
-			return nil, err
-		}
-		return out[0], nil
+	obj, err := codec.Shown(context.Background(), served, rec)
+	if err != nil || served.Custom != nil {
+		return obj, err
 	}
 	return codec.FromStorage(served, obj)
 }
