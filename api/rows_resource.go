@@ -8,6 +8,7 @@ import (
 	resourcev1 "k8s.io/api/resource/v1"
 	storagemigrationv1 "k8s.io/api/storagemigration/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -331,15 +332,19 @@ func storagemigrationRows() []*Resource {
 func storageVersionMigrationRow() *Resource {
 	return kind[*storagemigrationv1.StorageVersionMigration]{
 		GroupVersion: storagemigrationv1.SchemeGroupVersion, Plural: "storageversionmigrations",
-		List:   &storagemigrationv1.StorageVersionMigrationList{},
-		Status: true, Generation: true,
+		List:          &storagemigrationv1.StorageVersionMigrationList{},
+		Status:        true,
+		PrepareStatus: func(m, old *storagemigrationv1.StorageVersionMigration) { metav1.ResetObjectMetaForStatus(m, old) },
+		ValidateStatus: func(m, _ *storagemigrationv1.StorageVersionMigration) field.ErrorList {
+			return metavalidation.ValidateConditions(m.Status.Conditions, statusPath.Child("conditions"))
+		},
 		Validate: func(m *storagemigrationv1.StorageVersionMigration) field.ErrorList {
 			at := specPath.Child("resource")
 			return append(optionally(m.Spec.Resource.Group, validation.IsDNS1123Subdomain, at.Child("group")),
-				required(m.Spec.Resource.Resource, at.Child("resource"))...)
+				named(m.Spec.Resource.Resource, dns1035Label, at.Child("resource"))...)
 		},
 		ValidateUpdate: func(m, old *storagemigrationv1.StorageVersionMigration) field.ErrorList {
-			return immutable(m.Spec.Resource, old.Spec.Resource, specPath.Child("resource"))
+			return immutable(m.Spec, old.Spec, specPath)
 		},
 		Columns: columns(nameColumn,
 			column("Resource", "string", storagemigrationv1.StorageVersionMigrationSpec{}.SwaggerDoc()["resource"]),

@@ -20,6 +20,7 @@ import (
 	"proa/controllers/garbage"
 	"proa/controllers/job"
 	"proa/controllers/loadbalancer"
+	"proa/controllers/migration"
 	"proa/controllers/namespace"
 	"proa/controllers/node"
 	"proa/controllers/protection"
@@ -69,6 +70,7 @@ func All(c Config) []reconcile.Controller {
 		quota.Controller(registry),
 		protection.Claims(),
 		protection.Volumes(),
+		migration.Controller(registry),
 		volume.Claims(),
 		volume.Volumes(),
 		volume.Ephemeral(),
