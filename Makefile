@@ -9,7 +9,9 @@ KUBECTL_VERSION := $(addprefix -X k8s.io/component-base/version.,gitVersion=v1.3
 LDFLAGS := -s -w -X proa/cli.Version=$(VERSION) $(KUBECTL_VERSION)
 # What a kubelet-sized test may take on a slow machine.
 TIMEOUT ?= 20m
-IMAGES  := $(GO) run ./test/images -o bin/images flask-app busybox health
+# How long each fuzz target runs; GUIDED=1 looks deeper, and builds longer.
+FUZZTIME ?= 3s
+IMAGES  := $(GO) run ./test/images -o bin/images flask-app busybox
 
 KUBECTL  = $(shell $(GO) list -m -f '{{.Version}}' k8s.io/kubectl 2>/dev/null | sed s/v0/v1/)
 OLDER    = $(shell cd test/kubectl/older && $(GO) list -m -f '{{.Version}}' k8s.io/kubectl 2>/dev/null | sed s/v0/v1/)
@@ -18,7 +20,7 @@ OLDER    = $(shell cd test/kubectl/older && $(GO) list -m -f '{{.Version}}' k8s.
 # is built once is used again.
 export CGO_ENABLED := 0
 
-.PHONY: help up build demo test check unit race e2e kubectls vm bench clean deps images conformance-suite conformance-api conformance-short
+.PHONY: help up build demo test check unit race e2e clients kubectls vm bench clean deps images conformance-suite conformance-api conformance-short
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -41,7 +43,7 @@ images: deps ## assemble the example's and the tests' images from Debian package
 demo: build images ## start a cluster, run the example on it, show it answering
 	@hack/demo.sh
 
-test: build images check unit race e2e ## everything: rules, unit tests, the race detector, end to end
+test: build images check unit race fuzz e2e ## everything: rules, unit tests, the race detector, end to end
 
 check: ## format, vet, import order and the other rules of the house
 	@bad=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$bad" ]; then echo "gofmt would change:"; echo "$$bad"; exit 1; fi
@@ -63,7 +65,16 @@ kubectls: ## kubectl built apart from proa, of this version and three minor vers
 	cd test/kubectl/older && $(GO) build -ldflags '-X k8s.io/component-base/version.gitVersion=$(OLDER)' -o ../../../bin/kubectl-older .
 
 e2e: kubectls ## the whole cluster against real containers
-	$(GO) test -count=1 -timeout $(TIMEOUT) ./test/e2e
+	$(GO) run ./test/images -o bin/images health
+	$(GO) test -count=1 -timeout $(TIMEOUT) ./test/e2e -skip '^TestClient'
+
+clients: build images ## what others made for Kubernetes: Helm, an operator, a controller-runtime suite
+	@mkdir -p bin/clients
+	cd test/clients/helm && $(GO) build -o ../../../bin/clients/helm helm.sh/helm/v3/cmd/helm
+	cd test/clients/manager && $(GO) test -c -o ../../../bin/clients/manager.test .
+	$(GO) run ./test/images -o bin/clients training-operator
+	bin/proa kubectl kustomize $$(cd test/clients/operator && $(GO) list -m -f '{{.Dir}}' github.com/kubeflow/training-operator)/manifests/overlays/standalone >bin/clients/training-operator.yaml
+	$(GO) test -count=1 -timeout $(TIMEOUT) ./test/e2e -run '^TestClient'
 
 # Kubernetes' own tests, in a module of their own: 9 minutes on two cores from
 # an empty build cache, a minute when only the linking is left.
@@ -85,6 +96,9 @@ conformance-short: build conformance-suite ## the same without those that take m
 
 vm: build images ## cgroup v2: limits, pods and lifetime in a small virtual machine
 	test/vm/run.sh
+
+fuzz: ## decoders and selectors against made-up input, FUZZTIME each
+	@hack/fuzz.sh $(FUZZTIME) $(GUIDED)
 
 bench: build images ## the measures of bench/cluster.md
 	$(GO) run ./bench/cluster

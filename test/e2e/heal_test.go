@@ -78,8 +78,8 @@ func TestSelfHealing(t *testing.T) {
 		t.Parallel()
 		m := m.in(t)
 		m.apply(box("slow", "sleep 4; touch /tmp/up; sleep 3600",
-			"    startupProbe: {exec: {command: [test, -e, /tmp/up]}, periodSeconds: 1, failureThreshold: 30}\n",
-			"    livenessProbe: {exec: {command: [test, -e, /tmp/up]}, periodSeconds: 1, failureThreshold: 1}\n"))
+			"    startupProbe: {exec: {command: [test, -e, /tmp/up]}, periodSeconds: 1, timeoutSeconds: 5, failureThreshold: 30}\n",
+			"    livenessProbe: {exec: {command: [test, -e, /tmp/up]}, periodSeconds: 1, timeoutSeconds: 5, failureThreshold: 1}\n"))
 		m.wants("false", 20*time.Second, "{.status.containerStatuses[0].started}", "pod/slow")
 		m.k("wait", "--for=condition=Ready", "pod/slow", "--timeout=30s")
 		if n := m.get("{.status.containerStatuses[0].restartCount}", "pod/slow"); n != "0" {
@@ -103,7 +103,7 @@ func probes() map[string]probe {
 func (m *machine) readiness() {
 	m.t.Helper()
 	m.apply(box("gate", "touch /tmp/ready; httpd -p 8080 -h /tmp; sleep 3600",
-		"    readinessProbe: {exec: {command: [test, -e, /tmp/ready]}, periodSeconds: 1, failureThreshold: 1}\n"))
+		"    readinessProbe: {exec: {command: [test, -e, /tmp/ready]}, periodSeconds: 1, timeoutSeconds: 5, failureThreshold: 1}\n"))
 	m.k("expose", "pod", "gate", "--port=80", "--target-port=8080")
 	ready := func() string {
 		return m.get("{.items[*].endpoints[*].conditions.ready}", "endpointslices", "-l", "kubernetes.io/service-name=gate")

@@ -42,7 +42,7 @@ type variant struct {
 	port    string
 }
 
-var recipes = map[string]recipe{"flask-app": flask, "busybox": busybox, "health": health}
+var recipes = map[string]recipe{"flask-app": flask, "busybox": busybox, "health": health, "training-operator": operator}
 
 func main() {
 	out := flag.String("o", ".", "directory to write archives to")

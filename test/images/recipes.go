@@ -111,19 +111,28 @@ var busybox = recipe{
 	variants: []variant{{name: "docker.io/library/busybox:latest", command: []string{"sh"}}},
 }
 
-// health is busybox with a program that answers gRPC health checks.
-var health = recipe{
-	packages: busybox.packages,
-	without:  busybox.without,
-	keep:     busybox.keep,
-	finish: func(root string) error {
+// health is busybox with a program that answers gRPC health checks; operator is
+// one with a program that runs Kubernetes' resources.
+var (
+	health   = withProgram("health", ".", "./test/images/health", "bin/health")
+	operator = withProgram("kubeflow/training-operator", "test/clients/operator", "github.com/kubeflow/training-operator/cmd/training-operator.v1", "manager")
+)
+
+// withProgram is busybox with a Go program, built in a module's directory.
+func withProgram(name, module, program, path string) recipe {
+	r := busybox
+	r.finish = func(root string) error {
 		if err := busybox.finish(root); err != nil {
 			return err
 		}
-		_, err := run("", "env", "CGO_ENABLED=0", "go", "build", "-ldflags", "-s -w", "-o", filepath.Join(root, "bin/health"), "./test/images/health")
+		_, err := run(module, "env", "CGO_ENABLED=0", "go", "build", "-ldflags", "-s -w", "-o", filepath.Join(root, path), program)
 		return err
-	},
-	variants: []variant{{name: "docker.io/library/health:latest", command: []string{"sh"}}},
+	}
+	r.variants = []variant{{name: "docker.io/" + name + ":latest", command: []string{"sh"}}}
+	if !strings.Contains(name, "/") {
+		r.variants[0].name = "docker.io/library/" + name + ":latest"
+	}
+	return r
 }
 
 // applets links busybox's commands, except where a file is already.
