@@ -28,11 +28,10 @@ const (
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	t := parseTarget(r.Method, r.URL)
 	x := &exchange{ResponseWriter: w, r: r, t: t}
-	start := time.Now()
-	defer func() { s.metrics.observe(x, time.Since(start)) }()
+	long := t.long(x.query())
+	defer s.begin(x, long)()
 	defer s.recoverPanic(x)
 
-	long := t.long(x.query())
 	if !long {
 		ctx, cancel := context.WithTimeout(r.Context(), timeoutOf(x.query()))
 		defer cancel()

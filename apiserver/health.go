@@ -19,25 +19,32 @@ import (
 // check is one thing that a health endpoint looks at.
 type check struct {
 	name string
-	run  func() error
+	run  func(ctx context.Context) error
 }
 
-// checks are those of /livez, /healthz or /readyz.
+// checks are those of /livez, /healthz or /readyz, under upstream's names as far
+// as there is the like here.
 func (s *Server) checks(endpoint string) []check {
-	out := []check{
-		{"ping", func() error { return nil }},
-		{"etcd", s.storeWorks},
-	}
-	if endpoint != "livez" {
-		out = append(out, check{"poststarthook/bootstrap-controller", func() error {
-			if !s.ready.Load() {
+	done := func(b func() bool) func(context.Context) error {
+		return func(context.Context) error {
+			if !b() {
 				return errors.New("not finished")
 			}
 			return nil
-		}})
+		}
 	}
+	works := func(context.Context) error { return nil } // whoever answers does
+	out := []check{{"ping", works}, {"log", works}, {"etcd", s.cfg.Store.Healthy}}
 	if endpoint == "readyz" {
-		out = append(out, check{"shutdown", func() error {
+		out = append(out, check{"etcd-readiness", s.cfg.Store.Healthy}, check{"informer-sync", done(s.ready.Load)})
+	}
+	out = append(out,
+		check{"poststarthook/start-system-namespaces-controller", done(s.ready.Load)},
+		check{"poststarthook/rbac/bootstrap-roles", done(s.ready.Load)},
+		check{"poststarthook/scheduling/bootstrap-system-priority-classes", done(s.ready.Load)},
+		check{"autoregister-completion", done(s.aggregate.Registered)})
+	if endpoint == "readyz" {
+		out = append(out, check{"shutdown", func(context.Context) error {
 			if s.stopping.Load() {
 				return errors.New("process is shutting down")
 			}
@@ -47,19 +54,13 @@ func (s *Server) checks(endpoint string) []check {
 	return out
 }
 
-// healthWait is how long a datastore elsewhere may take to show that it works.
-const healthWait = 2 * time.Second
-
-// storeWorks reports a store that has closed, whose engine failed for good, or
-// whose datastore does not answer.
-func (s *Server) storeWorks() error {
-	ctx, cancel := context.WithTimeout(context.Background(), healthWait)
-	defer cancel()
-	return s.cfg.Store.Healthy(ctx)
-}
+// healthTimeout is the time that all checks of a request have; a datastore
+// elsewhere may take it.
+const healthTimeout = 2 * time.Second
 
 // serveHealth answers /readyz and its like: "ok", or with verbose or on failure
-// a line a check; exclude leaves checks out; /readyz/NAME runs one.
+// a line a check; exclude leaves checks out; /readyz/NAME runs one. Why a check
+// failed is for the log: anybody may ask.
 func (s *Server) serveHealth(x *exchange, path string) {
 	endpoint, only, one := strings.Cut(strings.TrimPrefix(path, "/"), "/")
 	checks := s.checks(endpoint)
@@ -71,29 +72,42 @@ func (s *Server) serveHealth(x *exchange, path string) {
 			return
 		}
 	}
+	text, failed := s.runChecks(x.r.Context(), endpoint, checks, query["exclude"])
+	_, verbose := query["verbose"]
+	switch {
+	case failed:
+		x.text(http.StatusInternalServerError, text+endpoint+" check failed\n")
+	case verbose && !one:
+		x.text(http.StatusOK, text+endpoint+" check passed\n")
+	default:
+		x.text(http.StatusOK, "ok")
+	}
+}
+
+func (s *Server) runChecks(ctx context.Context, endpoint string, checks []check, exclude []string) (text string, failed bool) {
+	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
+	defer cancel()
 	var b strings.Builder
-	failed := false
 	for _, c := range checks {
-		if slices.Contains(query["exclude"], c.name) {
+		if i := slices.Index(exclude, c.name); i >= 0 {
+			exclude = slices.Delete(slices.Clone(exclude), i, i+1)
 			fmt.Fprintf(&b, "[+]%s excluded: ok\n", c.name)
 			continue
 		}
-		if err := c.run(); err != nil {
+		err := c.run(ctx)
+		s.metrics.checked(c.name, endpoint, err)
+		if err != nil {
 			failed = true
-			fmt.Fprintf(&b, "[-]%s failed: %v\n", c.name, err)
+			s.cfg.Log.Warn("a health check failed", "endpoint", endpoint, "check", c.name, "err", err)
+			fmt.Fprintf(&b, "[-]%s failed: reason withheld\n", c.name)
 			continue
 		}
 		fmt.Fprintf(&b, "[+]%s ok\n", c.name)
 	}
-	_, verbose := query["verbose"]
-	switch {
-	case failed:
-		x.text(http.StatusInternalServerError, b.String()+endpoint+" check failed\n")
-	case verbose && !one:
-		x.text(http.StatusOK, b.String()+endpoint+" check passed\n")
-	default:
-		x.text(http.StatusOK, "ok")
+	if len(exclude) > 0 {
+		fmt.Fprintf(&b, "warn: some health checks cannot be excluded: no matches for %q\n", exclude)
 	}
+	return b.String(), failed
 }
 
 func (x *exchange) text(code int, text string) {

@@ -45,6 +45,12 @@ func (s *Server) servePath(x *exchange) {
 		s.serveFairness(x, strings.TrimPrefix(path, debugFairness))
 	case path == "/metrics":
 		s.metrics.handler.ServeHTTP(x, x.r)
+	case path == "/metrics/slis":
+		s.metrics.slis.ServeHTTP(x, x.r)
+	case path == "/statusz":
+		s.serveStatusz(x)
+	case path == "/flagz":
+		s.serveFlagz(x)
 	case path == "/healthz", path == "/livez", path == "/readyz", strings.HasPrefix(path, "/healthz/"),
 		strings.HasPrefix(path, "/livez/"), strings.HasPrefix(path, "/readyz/"):
 		s.serveHealth(x, path)
@@ -159,5 +165,5 @@ func (s *Server) rootPaths() []string {
 			out = append(out, "/apis/"+v.GroupVersion)
 		}
 	}
-	return append(out, "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version")
+	return append(out, "/flagz", "/healthz", "/livez", "/metrics", "/metrics/slis", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/statusz", "/version")
 }

@@ -113,6 +113,8 @@ func (s *Server) serveResource(x *exchange, user auth.User, served api.Served) e
 
 func (c *call) verb() error {
 	switch {
+	case c.served.Key() == "componentstatuses":
+		return c.componentStatuses()
 	case c.t.Subresource != "" && subresources[c.t.Subresource] != nil:
 		return subresources[c.t.Subresource](c)
 	case c.t.Subresource != "" && c.t.Verb == "create":

@@ -73,6 +73,8 @@ type Config struct {
 	// authenticated: the data of the ConfigMap
 	// kube-system/extension-apiserver-authentication. Nil publishes none.
 	ExtensionAuthentication map[string]string
+	// Flags are what the process was started with, for /flagz.
+	Flags map[string]string
 	// TaintNodes has new nodes tainted as not ready, which a node controller
 	// takes away again.
 	TaintNodes bool
@@ -96,6 +98,7 @@ type Server struct {
 	custom    *custom.Follower
 	backends  *http.Transport
 	peers     peers
+	started   time.Time
 	ready     atomic.Bool
 	stopping  atomic.Bool
 }
@@ -122,7 +125,7 @@ func New(c Config) (*Server, error) {
 	}
 	s := &Server{cfg: c, peers: peers{identity: c.Peer}, metrics: newMetrics()}
 	s.limits = newLimits(&s.cfg, s.metrics)
-	s.backends = backends(c.DialPod)
+	s.backends, s.started = backends(c.DialPod), c.Now()
 	s.callout = callout.New(callout.Config{World: c.Store.Snapshot, ClientCert: c.FrontProxy, Log: c.Log})
 	hooks := webhook.New(webhook.Config{Pool: s.callout, Authorizer: c.Authorizer, Metrics: s.metrics.registry, Log: c.Log})
 	fields := fieldmanager.New(c.Registry)
@@ -148,6 +151,7 @@ func New(c Config) (*Server, error) {
 	s.aggregate = aggregate.New(aggregate.Config{
 		Store: c.Store, Registry: c.Registry, Client: s.Client(auth.System("system:kube-aggregator")), Pool: s.callout, Log: c.Log, Now: c.Now,
 	})
+	s.metrics.registry.MustRegister(stored{s}, s.aggregate)
 	return s, nil
 }
 

@@ -57,9 +57,6 @@ func (c *call) watch() error {
 		return errors.New("the connection cannot stream")
 	}
 	defer c.endWithKind()()
-	gauge := c.s.metrics.watches.WithLabelValues(c.t.Plural)
-	gauge.Inc()
-	defer gauge.Dec()
 	defer c.s.limits.watched(c.served.Key())()
 	c.Header().Set("Content-Type", c.w.Format.StreamType())
 	c.Header().Set("Cache-Control", "no-cache, private")

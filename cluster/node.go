@@ -89,7 +89,7 @@ func (c *Cluster) startDNS(_ context.Context, n *node) error {
 	if err := n.network.EnsureDNSAddress(c.dnsAddress()); err != nil {
 		return fmt.Errorf("cluster DNS address: %w", err)
 	}
-	s, err := dns.New(dns.Config{Client: c.Client("system:kube-dns"), Domain: c.cfg.ClusterDomain, ResolvConf: ResolvConf,
+	s, err := dns.New(dns.Config{Client: c.Client("system:kube-dns"), Domain: c.cfg.ClusterDomain, ResolvConf: ResolvConf, Metrics: c.api.Metrics(),
 		Listen: []netip.AddrPort{netip.AddrPortFrom(c.dnsAddress(), 53)}, Log: c.cfg.Log})
 	if err != nil {
 		return fmt.Errorf("cluster DNS: %w", err)

@@ -77,7 +77,7 @@ func (c *Cluster) startAPI(context.Context) error {
 		Peer:  c.peer(),
 		Store: c.store, Registry: api.Builtin(), Tokens: tokens, MaxInFlight: c.cfg.MaxInFlight,
 		Authenticator: c.authenticator(proxies), Reviewer: c.reviewer, Authorizer: c.authorizer,
-		ServiceCIDR:   c.cfg.ServiceCIDR, NodePorts: [2]int{30000, 32767}, ClusterDomain: c.cfg.ClusterDomain, TaintNodes: true,
+		ServiceCIDR: c.cfg.ServiceCIDR, NodePorts: [2]int{30000, 32767}, ClusterDomain: c.cfg.ClusterDomain, TaintNodes: true,
 		ExternalHost: net.JoinHostPort(c.advertised().String(), strconv.Itoa(c.cfg.APIPort)),
 		OpenAPI:      openapi.New(api.Builtin()), Node: c.nodeHandler, Bootstrap: append(rbac.Bootstrap(), c.dnsService()...), Log: c.cfg.Log,
 		FrontProxy: c.frontProxy.Identity(pki.FrontProxyName).Certificate, ExtensionAuthentication: c.extensionAuthentication(proxies, proxyCAs),
@@ -138,6 +138,7 @@ func serveUntil(ctx context.Context, srv *http.Server, serve func() error) error
 // startControllers runs what must run once in a cluster.
 func (c *Cluster) startControllers(context.Context) error {
 	manager := c.Client("system:kube-controller-manager")
+	c.api.Metrics().MustRegister(reconcile.Metrics()...)
 	c.once("controllers", "kube-controller-manager", manager, func(ctx context.Context) error {
 		all := controllers.All(controllers.Config{RootCA: c.authority.PEM(), ClusterCIDR: c.cfg.PodCIDR,
 			SignToken: c.tokens.Legacy, Authority: c.authority, May: c.may})
