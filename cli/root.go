@@ -62,7 +62,7 @@ cluster in a second, and kubectl works on it.`,
 		SilenceUsage: true, SilenceErrors: true, Version: Version,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
-	root.AddCommand(upCommand(), downCommand(), resetCommand(), imageCommand(), secretsCommand(), doctorCommand(), kubectlHelp(), versionCommand())
+	root.AddCommand(upCommand(), downCommand(), resetCommand(), imageCommand(), secretsCommand(), doctorCommand(), snapshotCommand(), kubectlHelp(), versionCommand())
 	return root
 }
 

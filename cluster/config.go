@@ -61,7 +61,7 @@ type Datastore struct {
 }
 
 // DataEntries are the names that an instance makes in its data directory.
-var DataEntries = []string{secretsFile, "images", "kubeconfig", "kubelet", "lock", "pki", "runtime", "store"}
+var DataEntries = []string{secretsFile, "images", "kubeconfig", "kubelet", "lock", "pki", "restoring", "runtime", "store"}
 
 // Defaults of Config.
 const (

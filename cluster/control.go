@@ -39,6 +39,7 @@ func (c *Cluster) controlHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { answer(w, c.instance) })
 	mux.HandleFunc("POST /stop", c.handleStop)
+	mux.HandleFunc("GET /snapshot", c.handleSnapshot)
 	mux.HandleFunc("POST /secrets/rotate-key", c.handleRotate)
 	mux.HandleFunc("POST /secrets/rewrite", c.handleRewrite)
 	if n := c.node.Load(); n != nil {

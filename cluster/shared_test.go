@@ -51,7 +51,13 @@ func startServer(t *testing.T, name, dir string, d Datastore) *server {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- c.Run(ctx) }()
+	go func() {
+		err := c.Run(ctx)
+		if ctx.Err() == nil {
+			t.Errorf("%s ended by itself: %v", name, err)
+		}
+		done <- err
+	}()
 	s := &server{Cluster: c, stop: func() {
 		if cancel(); done != nil {
 			if err := <-done; err != nil {

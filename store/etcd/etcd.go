@@ -16,11 +16,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/url"
 	"os"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -56,6 +58,7 @@ type Engine struct {
 	client  *clientv3.Client
 	watcher clientv3.Watcher
 	tls     *tls.Config
+	base    uint64 // what our revisions are ahead of etcd's, since a restore
 	objects string // prefix of all objects' keys
 
 	stop   context.CancelFunc
@@ -169,7 +172,34 @@ func (e *Engine) reach() error {
 		return fmt.Errorf("etcd: %w", errors.Join(explain(err, store.ErrUnavailable), e.diagnose()))
 	}
 	e.measure(ctx)
+	return e.readBase(ctx)
+}
+
+// readBase finds how far our revisions are ahead of etcd's: not at all, unless
+// the data comes from a snapshot.
+func (e *Engine) readBase(ctx context.Context) error {
+	resp, err := e.client.Get(ctx, e.cfg.Prefix+"/base")
+	if err != nil || len(resp.Kvs) == 0 {
+		return explain(err, store.ErrUnavailable)
+	}
+	if e.base, err = strconv.ParseUint(string(resp.Kvs[0].Value), 10, 63); err != nil {
+		return fmt.Errorf("etcd: %s/base is damaged: %w", e.cfg.Prefix, err)
+	}
 	return nil
+}
+
+// out makes a revision of ours of one of etcd's, in the other way round; what is
+// older than anything in etcd becomes one that no key has.
+func (e *Engine) out(revision int64) uint64 { return uint64(revision) + e.base }
+
+func (e *Engine) in(revision uint64) int64 {
+	if revision == 0 {
+		return 0
+	}
+	if revision <= e.base {
+		return math.MaxInt64
+	}
+	return int64(revision - e.base)
 }
 
 // diagnose says what is wrong with the connections, which the client library
@@ -258,7 +288,7 @@ func (e *Engine) Newest(ctx context.Context) (uint64, error) {
 	if err != nil {
 		return 0, explain(err, store.ErrUnavailable)
 	}
-	return uint64(resp.Header.Revision), nil
+	return e.out(resp.Header.Revision), nil
 }
 
 // Stat is of the database as it was at the last look, minutes ago.

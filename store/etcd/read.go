@@ -33,14 +33,14 @@ func (e *Engine) Load(ctx context.Context, emit func(store.Entry) error) (uint64
 	}
 	err = e.loadAt(ctx, revision, emit)
 	if !errors.Is(err, store.ErrExpired) {
-		return uint64(revision), err
+		return e.out(revision), err
 	}
 	// Somebody else compacts, too: there is no past to begin in.
 	now, err := e.Newest(ctx)
 	if err != nil {
 		return 0, err
 	}
-	return now, e.loadAt(ctx, int64(now), emit)
+	return now, e.loadAt(ctx, e.in(now), emit)
 }
 
 // oldest is the revision to begin at.
@@ -96,7 +96,7 @@ func (e *Engine) entry(kv *mvccpb.KeyValue) (store.Entry, error) {
 	if value == nil {
 		value = []byte{} // nil is a deletion
 	}
-	return store.Entry{Key: k, Revision: uint64(kv.ModRevision), Value: value}, nil
+	return store.Entry{Key: k, Revision: e.out(kv.ModRevision), Value: value}, nil
 }
 
 // Follow implements store.Remote. Connections that break are the client
@@ -126,7 +126,7 @@ func (e *Engine) Follow(ctx context.Context, after uint64, report func([]store.E
 func (e *Engine) watch(ctx context.Context, after *uint64, report func([]store.Entry, uint64)) error {
 	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
 	defer cancel()
-	events := e.watcher.Watch(ctx, e.objects, clientv3.WithPrefix(), clientv3.WithRev(int64(*after)+1), clientv3.WithProgressNotify())
+	events := e.watcher.Watch(ctx, e.objects, clientv3.WithPrefix(), clientv3.WithRev(e.in(*after)+1), clientv3.WithProgressNotify())
 	for resp := range events {
 		b := batch{engine: e, revision: *after}
 		err := b.add(&resp)
@@ -175,9 +175,9 @@ func (b *batch) add(resp *clientv3.WatchResponse) error {
 	}
 	switch {
 	case len(resp.Events) > 0:
-		b.revision = uint64(resp.Events[len(resp.Events)-1].Kv.ModRevision)
+		b.revision = b.engine.out(resp.Events[len(resp.Events)-1].Kv.ModRevision)
 	case resp.IsProgressNotify():
-		b.revision = max(b.revision, uint64(resp.Header.Revision))
+		b.revision = max(b.revision, b.engine.out(resp.Header.Revision))
 	}
 	return nil
 }

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -26,7 +28,7 @@ func (e *Engine) Submit(ctx context.Context, writes []store.Write) (uint64, []bo
 		w := &writes[i]
 		key := e.key(w.Key)
 		if w.Expect != store.AnyRevision {
-			compares = append(compares, clientv3.Compare(clientv3.ModRevision(key), "=", int64(w.Expect)))
+			compares = append(compares, clientv3.Compare(clientv3.ModRevision(key), "=", e.in(w.Expect)))
 		}
 		if w.Object == nil {
 			does = append(does, clientv3.OpDelete(key))
@@ -44,21 +46,21 @@ func (e *Engine) Submit(ctx context.Context, writes []store.Write) (uint64, []bo
 		return 0, nil, err
 	}
 	if !resp.Succeeded {
-		return 0, nil, conflict(writes, resp.Responses)
+		return 0, nil, e.conflict(writes, resp.Responses)
 	}
 	changed := make([]bool, len(writes))
 	for i, r := range resp.Responses {
 		changed[i] = writes[i].Object != nil || r.GetResponseDeleteRange().GetDeleted() > 0
 	}
-	return uint64(resp.Header.Revision), changed, nil
+	return e.out(resp.Header.Revision), changed, nil
 }
 
 // conflict finds the first write whose key was not as expected.
-func conflict(writes []store.Write, found []*etcdserverpb.ResponseOp) error {
+func (e *Engine) conflict(writes []store.Write, found []*etcdserverpb.ResponseOp) error {
 	for i := range writes {
 		var actual uint64
 		if kvs := found[i].GetResponseRange().GetKvs(); len(kvs) > 0 {
-			actual = uint64(kvs[0].ModRevision)
+			actual = e.out(kvs[0].ModRevision)
 		}
 		if w := &writes[i]; w.Expect != store.AnyRevision && w.Expect != actual {
 			return &store.ConflictError{Key: w.Key, Expected: w.Expect, Actual: actual}
@@ -98,4 +100,37 @@ func is(err error, any ...error) bool {
 		}
 	}
 	return false
+}
+
+// Begin prepares an empty prefix for what a snapshot holds: the next revision is
+// given to be greater than any before. It fails where there is something.
+func (e *Engine) Begin(ctx context.Context, revision uint64) error {
+	resp, err := e.client.Get(ctx, e.cfg.Prefix+"/", clientv3.WithPrefix(), clientv3.WithCountOnly())
+	if err != nil {
+		return explain(err, store.ErrUnavailable)
+	}
+	if resp.Count > 0 {
+		return fmt.Errorf("etcd holds %d keys under %s already: choose another --datastore-prefix, or delete them", resp.Count, e.cfg.Prefix)
+	}
+	_, err = e.client.Put(ctx, e.cfg.Prefix+"/base", strconv.FormatUint(revision, 10))
+	e.base = revision
+	return explain(err, store.ErrUnconfirmed)
+}
+
+// fillers is how many entries Fill puts at once; etcd syncs them together.
+const fillers = 64
+
+// Fill puts entries as they are, under revisions of etcd's choice.
+func (e *Engine) Fill(ctx context.Context, entries []store.Entry) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(fillers)
+	for _, en := range entries {
+		group.Go(func() error {
+			if _, err := e.client.Put(ctx, e.key(en.Key), string(en.Value)); err != nil {
+				return fmt.Errorf("%s: %w", en.Key, explain(err, store.ErrUnconfirmed))
+			}
+			return nil
+		})
+	}
+	return group.Wait()
 }
