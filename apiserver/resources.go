@@ -57,6 +57,9 @@ func (s *Server) find(t target) (api.Served, error) {
 	}
 	nowhere := served.Namespaced && t.Namespace == "" && !t.readsAll()
 	passed := t.Verb == "" && t.Subresource == "proxy" // whatever a backend knows
+	if nowhere && t.Name != "" && !t.collection() {
+		return served, noPath()
+	}
 	if !slices.Contains(verbs, t.Verb) && !passed || nowhere {
 		return served, noMethod()
 	}

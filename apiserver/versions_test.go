@@ -1,7 +1,9 @@
 package apiserver_test
 
 import (
+	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,6 +14,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+
+	"proa/apiserver"
 )
 
 // TestEventsUnderTheirNewName: an Event of the older version keeps its owners
@@ -94,5 +98,41 @@ func TestPodRightAfterItsNamespace(t *testing.T) {
 	other.Spec.ServiceAccountName = "none"
 	if _, err := cs.CoreV1().Pods("default").Create(ctx, other, metav1.CreateOptions{}); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), `"none" not found`) {
 		t.Error(err)
+	}
+}
+
+// TestContinueTokenExpires: five minutes after its first page a list goes on only
+// inconsistently, by the token that the refusal brings.
+func TestContinueTokenExpires(t *testing.T) {
+	var late atomic.Bool
+	h := start(t, func(c *apiserver.Config) {
+		c.Now = func() time.Time {
+			if late.Load() {
+				return time.Now().Add(6 * time.Minute)
+			}
+			return time.Now()
+		}
+	})
+	ctx, maps := t.Context(), h.clients(t, runtime.ContentTypeJSON).CoreV1().ConfigMaps("default")
+	for _, name := range []string{"a", "b", "c"} {
+		_, err := maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+		must(t, err)
+	}
+	first, err := maps.List(ctx, metav1.ListOptions{Limit: 1})
+	must(t, err)
+	_, err = maps.List(ctx, metav1.ListOptions{Limit: 1, Continue: first.Continue})
+	must(t, err)
+	late.Store(true)
+	_, err = maps.List(ctx, metav1.ListOptions{Limit: 1, Continue: first.Continue})
+	var refusal apierrors.APIStatus
+	if !apierrors.IsResourceExpired(err) || !errors.As(err, &refusal) {
+		t.Fatalf("want 410, have %v", err)
+	}
+	second, err := maps.List(ctx, metav1.ListOptions{Limit: 1, Continue: refusal.Status().Continue})
+	must(t, err)
+	third, err := maps.List(ctx, metav1.ListOptions{Limit: 1, Continue: second.Continue})
+	must(t, err)
+	if second.Items[0].Name != "b" || third.Items[0].Name != "c" || third.ResourceVersion != second.ResourceVersion || third.Continue != "" {
+		t.Errorf("went on with %v and %v", second, third)
 	}
 }

@@ -97,6 +97,7 @@ func (e *Endpoint) createOnce(ctx context.Context, q Request, obj api.Object, ge
 			return Result{}, apierrors.NewInternalError(err)
 		}
 	}
+	stampRequester(q.User, obj)
 	ar := e.admissionRequest(q, admission.Create, obj, nil, world)
 	ar.Generated = generated
 	if err := e.mutateNew(ctx, &q, ar); err != nil {

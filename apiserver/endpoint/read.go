@@ -83,12 +83,13 @@ func (e *Endpoint) worldOf(ctx context.Context, resource string, opts ListOption
 		return nil, continuation{}, err
 	}
 	exact := opts.ResourceVersionMatch == metav1.ResourceVersionMatchExact || opts.ResourceVersionMatch == "" && opts.Limit > 0
+	begun := continuation{Begun: e.Now().Unix()}
 	if rev > 0 && exact {
 		world, err := e.past(ctx, resource, rev)
-		return world, continuation{}, err
+		return world, begun, err
 	}
 	world, err := e.atLeast(ctx, opts.ResourceVersion)
-	return world, continuation{}, err
+	return world, begun, err
 }
 
 // atLeast is a world that is not older than a resource version: "" asks for the
@@ -183,7 +184,7 @@ func page(world store.Snapshot, scope store.Scope, sel Selection, from continuat
 		}
 		if limit > 0 && int64(len(out.Records)) == limit {
 			last := out.Records[limit-1].Key()
-			next := continuation{Revision: world.Revision(), Namespace: last.Namespace, Name: last.Name, Seen: from.Seen + limit}
+			next := continuation{Revision: world.Revision(), Namespace: last.Namespace, Name: last.Name, Begun: from.Begun, Seen: from.Seen + limit}
 			out.Continue = encodeContinue(next)
 			if sel.all() && scope.Name == "" {
 				left := max(int64(world.Count(scope))-next.Seen, 1)
@@ -227,7 +228,15 @@ type continuation struct {
 	Seen int64 `json:"s,omitempty"`
 	// Newest says that the list goes on at whatever revision is newest.
 	Newest bool `json:"new,omitempty"`
+	// Begun is when the list began, in seconds since 1970.
+	Begun int64 `json:"t"`
 }
+
+// continueLife is how long a list may take from its first page to its last. The
+// API promises "five to fifteen minutes" (ListOptions.continue), and clients
+// count on an end as well as on a beginning: a list that goes on for an hour
+// shows a world of an hour ago.
+const continueLife = 5 * time.Minute
 
 // after is the key that the list goes on after; the zero key is the start.
 func (c continuation) after(scope store.Scope) store.Key {
@@ -254,9 +263,14 @@ func (e *Endpoint) continued(ctx context.Context, resource string, opts ListOpti
 	if err != nil || c.Name == "" {
 		return nil, c, apierrors.NewBadRequest("continue key is not valid: it must be one that a list of this server returned")
 	}
+	now := e.Now()
 	if c.Newest {
+		c.Begun = now.Unix()
 		world, err := e.latest(ctx)
 		return world, c, err
+	}
+	if now.Sub(time.Unix(c.Begun, 0)) > continueLife {
+		return nil, c, expiredContinue(c)
 	}
 	if err := e.reach(ctx, c.Revision); err != nil { // it may be another server's
 		return nil, c, err

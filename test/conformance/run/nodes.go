@@ -4,14 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"slices"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/utils/ptr"
 )
@@ -39,8 +44,15 @@ func enterNodes(ctx context.Context, kubeconfig string, names ...string) (leave 
 	keeping, cancel := context.WithCancel(ctx)
 	done := make(chan error, 1)
 	go func() { done <- keep(keeping, c, names) }()
+	pods := informers.NewSharedInformerFactory(c, 0)
+	if _, err := pods.Core().V1().Pods().Informer().AddEventHandler(undertaker(keeping, c, names)); err != nil {
+		cancel()
+		return nil, errors.Join(err, <-done)
+	}
+	pods.Start(keeping.Done())
 	leave = func() error {
 		cancel()
+		pods.Shutdown()
 		errs := []error{<-done}
 		for _, name := range names {
 			errs = append(errs, c.CoreV1().Nodes().Delete(context.WithoutCancel(ctx), name, metav1.DeleteOptions{}))
@@ -84,6 +96,23 @@ func register(ctx context.Context, c kubernetes.Interface, name string) error {
 	}
 	_, err = c.CoordinationV1().Leases(corev1.NamespaceNodeLease).Create(ctx, lease, metav1.CreateOptions{})
 	return err
+}
+
+// undertaker confirms the deletion of the nodes' pods, as a kubelet does when
+// nothing of them runs any more.
+func undertaker(ctx context.Context, c kubernetes.Interface, names []string) cache.ResourceEventHandler {
+	look := func(obj any) {
+		pod, ok := obj.(*corev1.Pod)
+		if !ok || pod.DeletionTimestamp == nil || !slices.Contains(names, pod.Spec.NodeName) {
+			return
+		}
+		gone := metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0), Preconditions: metav1.NewUIDPreconditions(string(pod.UID))}
+		err := c.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, gone)
+		if err != nil && ctx.Err() == nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+			fmt.Fprintf(os.Stderr, "conformance: pod %s/%s stays: %v\n", pod.Namespace, pod.Name, err)
+		}
+	}
+	return cache.ResourceEventHandlerFuncs{AddFunc: look, UpdateFunc: func(_, obj any) { look(obj) }}
 }
 
 // keep renews the leases until ctx ends.
