@@ -67,6 +67,7 @@ func (c *call) unstored(code int, obj api.Object) error {
 
 // record answers with a stored object by copying its encoded form.
 func (c *call) record(code int, rec *store.Record) error {
+	c.noteRecord(rec)
 	if err := c.shape().Prepare(c.r.Context(), rec); err != nil {
 		return broken(err)
 	}
@@ -134,6 +135,7 @@ var listBuffers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, 64
 
 // writeList answers with a list, written piece by piece.
 func (c *call) writeList(l endpoint.List) error {
+	c.noteList(l)
 	if err := c.shape().Prepare(c.r.Context(), l.Records...); err != nil {
 		return broken(err)
 	}

@@ -1,17 +1,22 @@
 package apiserver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
+	"reflect"
 	"runtime/debug"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 
+	"proa/apiserver/audit"
 	"proa/auth"
 )
 
@@ -30,10 +35,16 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	x := &exchange{ResponseWriter: w, r: r, t: t}
 	long := t.long(x.query())
 	defer s.begin(x, long)()
+	defer x.audited()
 	defer s.recoverPanic(x)
 
 	if !long {
 		ctx, cancel := context.WithTimeout(r.Context(), timeoutOf(x.query()))
+		defer cancel()
+		x.r = r.WithContext(ctx)
+	} else {
+		ctx, cancel := context.WithCancel(r.Context())
+		defer context.AfterFunc(s.draining, cancel)()
 		defer cancel()
 		x.r = r.WithContext(ctx)
 	}
@@ -48,12 +59,16 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 
 // letIn finds out who asks, waits for their turn and sees whether they may.
 func (s *Server) letIn(x *exchange, long bool) (user auth.User, leave func(), err error) {
-	if user, err = s.authenticate(x); err != nil {
-		return user, nil, err
-	}
+	user, err = s.authenticate(x)
 	a := x.attributes(user)
+	if aerr := s.audit(x, &a); err != nil || aerr != nil {
+		return user, nil, cmp.Or(err, aerr)
+	}
 	if a.User, err = s.impersonate(x.r, user, a); err != nil {
 		return user, nil, err
+	}
+	if x.entry != nil && !reflect.DeepEqual(user, a.User) {
+		x.entry.Impersonated(a.User)
 	}
 	user = a.User
 	if leave, err = s.admit(x, &a, long); err != nil {
@@ -62,11 +77,32 @@ func (s *Server) letIn(x *exchange, long bool) (user auth.User, leave func(), er
 	if x.t.mutates() {
 		growStack()
 	}
-	if err = s.authorize(x.r.Context(), a); err != nil {
+	if err = s.authorize(x, a); err != nil {
 		leave()
 		return user, nil, err
 	}
 	return user, leave, nil
+}
+
+// audit begins the request's record. The error says that it cannot be recorded,
+// where that must keep it from being served.
+func (s *Server) audit(x *exchange, a *auth.Attributes) error {
+	if x.entry = s.cfg.Audit.Begin(x.r, a); x.entry == nil {
+		return nil
+	}
+	x.Header().Set(audit.HeaderID, x.entry.ID())
+	if err := x.entry.Stage(auditv1.StageRequestReceived); err != nil {
+		return apierrors.NewInternalError(errors.New("audit failed"))
+	}
+	return nil
+}
+
+// audited ends the request's record.
+func (x *exchange) audited() {
+	if x.entry != nil {
+		x.entry.Status(x.status, x.failure)
+		_ = x.entry.Stage(auditv1.StageResponseComplete) // too late to refuse
+	}
 }
 
 // growStack makes the request's goroutine room for a write at once, while there
@@ -101,6 +137,9 @@ func (s *Server) recoverPanic(x *exchange) {
 		panic(p) // the way to cut a connection; net/http keeps quiet about it
 	}
 	s.cfg.Log.Error("a request panicked", "method", x.r.Method, "path", x.r.URL.Path, "panic", p, "stack", string(debug.Stack()))
+	x.entry.Status(http.StatusInternalServerError, &metav1.Status{Status: metav1.StatusFailure, Reason: metav1.StatusReasonInternalError,
+		Message: fmt.Sprintf("APIServer panic'd: %v", p)})
+	_ = x.entry.Stage(auditv1.StagePanic) // too late to refuse
 	if x.status != 0 {
 		panic(http.ErrAbortHandler)
 	}
@@ -139,10 +178,14 @@ func (x *exchange) attributes(u auth.User) auth.Attributes {
 	}
 }
 
-func (s *Server) authorize(ctx context.Context, a auth.Attributes) error {
-	d, reason, err := s.cfg.Authorizer.Authorize(ctx, a)
+func (s *Server) authorize(x *exchange, a auth.Attributes) error {
+	d, reason, err := s.cfg.Authorizer.Authorize(x.r.Context(), a)
 	if err != nil && d != auth.Allow {
-		return forbidden(a, err.Error())
+		reason = err.Error()
+	}
+	if x.entry != nil {
+		x.entry.Annotate("authorization.k8s.io/decision", map[bool]string{true: "allow", false: "forbid"}[d == auth.Allow])
+		x.entry.Annotate("authorization.k8s.io/reason", reason)
 	}
 	if d != auth.Allow {
 		return forbidden(a, reason)

@@ -103,6 +103,7 @@ func (c *call) decode(into runtime.Object, gvk schema.GroupVersionKind) error {
 	if err != nil {
 		return apierrors.NewBadRequest(err.Error())
 	}
+	c.noteSent(into)
 	if len(strict) > 0 && c.q.Validation == metav1.FieldValidationStrict {
 		return apierrors.NewBadRequest(codec.StrictError(gvk, strict).Error())
 	}
@@ -135,6 +136,7 @@ func (c *call) patch() error {
 	if err != nil {
 		return err
 	}
+	c.notePatch(kind, body)
 	query := c.r.URL.Query()
 	p := endpoint.Patch{Type: kind, Data: body, Force: isTrue(query.Get("force")), Named: query.Get("fieldManager") != ""}
 	res, err := c.s.endpoint.Patch(c.r.Context(), c.q, p)

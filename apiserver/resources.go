@@ -85,7 +85,7 @@ type call struct {
 func (s *Server) serveResource(x *exchange, user auth.User, served api.Served) error {
 	c := &call{exchange: x, s: s, served: served}
 	c.q = endpoint.Request{
-		User: user, Served: served, Namespace: x.t.Namespace, Subresource: x.t.Subresource, Warn: x.warn,
+		User: user, Served: served, Namespace: x.t.Namespace, Subresource: x.t.Subresource, Warn: x.warn, Annotate: x.annotator(),
 	}
 	if !served.Namespaced {
 		c.q.Namespace = ""

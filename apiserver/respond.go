@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 
+	"proa/apiserver/audit"
 	"proa/apiserver/codec"
 	"proa/apiserver/fairness"
 )
@@ -37,7 +38,9 @@ type exchange struct {
 	r        *http.Request
 	t        target
 	ticket   *fairness.Ticket
-	asked    url.Values // the query, once it was parsed
+	entry    *audit.Entry
+	failure  *metav1.Status // what fail answered
+	asked    url.Values     // the query, once it was parsed
 	status   int
 	warned   sync.Mutex // around warnings: a collection's deletes run beside each other
 	warnings []string
@@ -52,6 +55,7 @@ func (x *exchange) WriteHeader(code int) {
 		return
 	}
 	x.status = code
+	x.started()
 	for _, text := range x.warnings {
 		if h, err := utilnet.NewWarningHeader(299, "-", text); err == nil {
 			x.Header().Add("Warning", h)
@@ -93,6 +97,7 @@ func (x *exchange) warn(text string) {
 
 // object answers with an object that is not a stored record.
 func (x *exchange) object(code int, w wants, obj runtime.Object) {
+	x.noteAnswer(obj)
 	if !codec.CanEncode(w.Format, obj) {
 		w.Format = codec.JSON
 	}
@@ -163,6 +168,7 @@ func (x *exchange) fail(err error) {
 		w.Format = codec.JSON
 	}
 	status := statusOf(err)
+	x.failure = status
 	if d := status.Details; d != nil && d.RetryAfterSeconds > 0 {
 		x.Header().Set("Retry-After", strconv.Itoa(int(d.RetryAfterSeconds)))
 	}

@@ -21,6 +21,7 @@ import (
 	"proa/apiserver/admission/policy"
 	"proa/apiserver/admission/webhook"
 	"proa/apiserver/aggregate"
+	"proa/apiserver/audit"
 	"proa/apiserver/callout"
 	"proa/apiserver/codec"
 	"proa/apiserver/custom"
@@ -78,6 +79,8 @@ type Config struct {
 	// TaintNodes has new nodes tainted as not ready, which a node controller
 	// takes away again.
 	TaintNodes bool
+	// Audit records requests; nil records nothing.
+	Audit *audit.Auditor
 	// MaxInFlight is how many requests of ordinary size run at once;
 	// fairness.DefaultSeats if zero.
 	MaxInFlight int
@@ -99,6 +102,8 @@ type Server struct {
 	backends  *http.Transport
 	peers     peers
 	started   time.Time
+	draining  context.Context // ends when Drain is called
+	drain     context.CancelFunc
 	ready     atomic.Bool
 	stopping  atomic.Bool
 }
@@ -125,6 +130,7 @@ func New(c Config) (*Server, error) {
 	}
 	s := &Server{cfg: c, peers: peers{identity: c.Peer}, metrics: newMetrics()}
 	s.limits = newLimits(&s.cfg, s.metrics)
+	s.draining, s.drain = context.WithCancel(context.Background())
 	s.backends, s.started = backends(c.DialPod), c.Now()
 	s.callout = callout.New(callout.Config{World: c.Store.Snapshot, ClientCert: c.FrontProxy, Log: c.Log})
 	hooks := webhook.New(webhook.Config{Pool: s.callout, Authorizer: c.Authorizer, Metrics: s.metrics.registry, Log: c.Log})

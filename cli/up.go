@@ -50,6 +50,7 @@ down") stops it. Pods run on and are found again by the next "up".`,
 	fl.StringVar(&f.podCIDR, "pod-cidr", cluster.DefaultPodCIDR.String(), "the range of pod addresses")
 	fl.StringVar(&f.serviceCIDR, "service-cidr", cluster.DefaultServiceCIDR.String(), "the range of Service addresses")
 	fl.StringVar(&f.cfg.ClusterDomain, "cluster-domain", cluster.DefaultClusterDomain, "the DNS suffix of Services and pods")
+	auditFlags(fl, &f.cfg.Audit)
 	fl.IntVar(&f.cfg.MaxInFlight, "max-requests-inflight", fairness.DefaultSeats, "how many requests of ordinary size the API works on at once; priority and fairness shares them out")
 	fl.StringVar(&f.cfg.EncryptionConfig, "encryption-provider-config", "", "an EncryptionConfiguration file, followed while running (default: Secrets are encrypted by a key in the data directory)")
 	requestHeaderFlags(fl, &f.cfg.RequestHeader)
@@ -81,6 +82,10 @@ func (f *upFlags) config(cmd *cobra.Command) (cfg cluster.Config, err error) {
 	cfg = f.cfg
 	cfg.DataDir, cfg.RunDir, cfg.Kubeconfig = abs(cfg.DataDir), abs(cfg.RunDir), abs(cfg.Kubeconfig)
 	cfg.EncryptionConfig = abs(cfg.EncryptionConfig)
+	cfg.Audit.PolicyFile, cfg.Audit.WebhookConfig = abs(cfg.Audit.PolicyFile), abs(cfg.Audit.WebhookConfig)
+	if cfg.Audit.Log.Path != "-" {
+		cfg.Audit.Log.Path = abs(cfg.Audit.Log.Path)
+	}
 	for _, file := range []*string{&cfg.Datastore.CA, &cfg.Datastore.Cert, &cfg.Datastore.Key} {
 		*file = abs(*file)
 	}

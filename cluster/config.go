@@ -14,6 +14,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/util/validation"
 
+	"proa/apiserver/audit"
 	"proa/control"
 )
 
@@ -35,6 +36,8 @@ type Config struct {
 	PodCIDR, ServiceCIDR netip.Prefix
 	// ClusterDomain is the DNS suffix of Services and pods.
 	ClusterDomain string
+	// Audit says what is recorded of requests, and where.
+	Audit audit.Config
 	// MaxInFlight is how many requests of ordinary size the API works on at
 	// once; zero is upstream's default.
 	MaxInFlight int

@@ -22,6 +22,7 @@ import (
 	"proa/api"
 	"proa/api/openapi"
 	"proa/apiserver"
+	"proa/apiserver/audit"
 	"proa/auth"
 	"proa/auth/pki"
 	"proa/auth/rbac"
@@ -73,9 +74,14 @@ func (c *Cluster) startAPI(context.Context) error {
 	if err != nil {
 		return err
 	}
+	recorder, err := audit.Open(c.cfg.Audit, time.Now, c.cfg.Log)
+	if err != nil {
+		return err
+	}
+	c.parts.Closer("audit log", recorder.Close)
 	c.api, err = apiserver.New(apiserver.Config{
 		Peer:  c.peer(),
-		Store: c.store, Registry: api.Builtin(), Tokens: tokens, MaxInFlight: c.cfg.MaxInFlight,
+		Store: c.store, Registry: api.Builtin(), Tokens: tokens, MaxInFlight: c.cfg.MaxInFlight, Audit: recorder.Auditor,
 		Authenticator: c.authenticator(proxies), Reviewer: c.reviewer, Authorizer: c.authorizer,
 		ServiceCIDR: c.cfg.ServiceCIDR, NodePorts: [2]int{30000, 32767}, ClusterDomain: c.cfg.ClusterDomain, TaintNodes: true,
 		ExternalHost: net.JoinHostPort(c.advertised().String(), strconv.Itoa(c.cfg.APIPort)),
@@ -89,6 +95,7 @@ func (c *Cluster) startAPI(context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%w: choose another port with --api-port", err)
 	}
+	c.parts.Go("audit", recorder.Run)
 	c.parts.Go("API objects", c.api.Run)
 	c.parts.Go("API", func(ctx context.Context) error { return c.serveAPI(ctx, l, c.clientAuthorities(proxyCAs)) })
 	if _, err := c.authority.Kubeconfig(c.cfg.Kubeconfig, c.url(), "kubernetes-admin", auth.GroupMasters); err != nil {
@@ -108,7 +115,13 @@ func (c *Cluster) serveAPI(ctx context.Context, l net.Listener, clients *x509.Ce
 		},
 		ErrorLog:          slog.NewLogLogger(c.cfg.Log.Handler(), slog.LevelDebug),
 		ReadHeaderTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 1 << 20,
+		HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 250},
 	}
+	// Requests under way may end by themselves; only what lasts is cut off.
+	base, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	srv.BaseContext = func(net.Listener) context.Context { return base }
+	defer context.AfterFunc(ctx, c.api.Drain)()
 	return serveUntil(ctx, srv, func() error { return srv.ServeTLS(l, "", "") })
 }
 
@@ -117,7 +130,9 @@ func (c *Cluster) serveAPI(ctx context.Context, l net.Listener, clients *x509.Ce
 const drain = 2 * time.Second
 
 func serveUntil(ctx context.Context, srv *http.Server, serve func() error) error {
-	srv.BaseContext = func(net.Listener) context.Context { return ctx }
+	if srv.BaseContext == nil {
+		srv.BaseContext = func(net.Listener) context.Context { return ctx }
+	}
 	stopped := make(chan error, 1)
 	go func() { stopped <- serve() }()
 	select {
