@@ -46,6 +46,9 @@ type Config struct {
 	// reviews of tokens; nil stands for Tokens.
 	Tokens   auth.TokenIssuer
 	Reviewer auth.TokenReviewer
+	// IncompleteRules says that others than RBAC decide, too, so that a list of
+	// what RBAC grants is not all that somebody may.
+	IncompleteRules bool
 	// ServiceCIDR is where cluster IPs come from; NodePorts is the inclusive
 	// range of node ports, 30000 to 32767 if zero.
 	ServiceCIDR   netip.Prefix
@@ -141,7 +144,7 @@ func New(c Config) (*Server, error) {
 	s.endpoint = &endpoint.Endpoint{
 		Store: c.Store, Registry: c.Registry, Fields: fields,
 		Tokens: c.Tokens, Reviewer: c.Reviewer, Authorizer: c.Authorizer, Now: c.Now,
-		Rules: s.rules,
+		Rules: s.rules, IncompleteRules: c.IncompleteRules,
 		Admission: admission.Default(admission.Config{
 			ServiceCIDR: c.ServiceCIDR, NodePorts: c.NodePorts, Newest: c.Store.Snapshot, TaintNodes: c.TaintNodes,
 			Authorizer: c.Authorizer, Rules: s.rules, Follow: c.Store.SnapshotAndWatch,

@@ -55,6 +55,7 @@ down") stops it. Pods run on and are found again by the next "up".`,
 	fl.StringVar(&f.cfg.EncryptionConfig, "encryption-provider-config", "", "an EncryptionConfiguration file, followed while running (default: Secrets are encrypted by a key in the data directory)")
 	requestHeaderFlags(fl, &f.cfg.RequestHeader)
 	datastoreFlags(fl, &f.cfg.Datastore)
+	whoFlags(fl, &f.cfg.Who)
 	fl.StringVar(&f.logLevel, "log-level", "warn", "debug, info, warn or error")
 	outputFlag(cmd, &f.output)
 	return cmd
@@ -78,9 +79,19 @@ func requestHeaderFlags(fl *pflag.FlagSet, h *cluster.RequestHeader) {
 	fl.StringSliceVar(&h.ExtraPrefixes, "requestheader-extra-headers-prefix", nil, "prefixes of headers with the user's extra values (default X-Remote-Extra-)")
 }
 
+func whoFlags(fl *pflag.FlagSet, w *cluster.WhoConfig) {
+	fl.StringVar(&w.Authentication, "authentication-config", "", "an AuthenticationConfiguration: OpenID Connect issuers, anonymous access")
+	fl.StringVar(&w.Authorization, "authorization-config", "", "an AuthorizationConfiguration: authorizers in order, webhooks among them")
+	fl.StringVar(&w.TokenWebhook, "authentication-token-webhook-config-file", "", "a kubeconfig that leads to a webhook that knows tokens")
+	fl.StringVar(&w.Tokens, "token-auth-file", "", "a CSV file of tokens: token,user,uid,\"group1,group2\"")
+}
+
 func (f *upFlags) config(cmd *cobra.Command) (cfg cluster.Config, err error) {
 	cfg = f.cfg
 	cfg.DataDir, cfg.RunDir, cfg.Kubeconfig = abs(cfg.DataDir), abs(cfg.RunDir), abs(cfg.Kubeconfig)
+	for _, file := range []*string{&cfg.Who.Authentication, &cfg.Who.Authorization, &cfg.Who.TokenWebhook, &cfg.Who.Tokens} {
+		*file = abs(*file)
+	}
 	cfg.EncryptionConfig = abs(cfg.EncryptionConfig)
 	cfg.Audit.PolicyFile, cfg.Audit.WebhookConfig = abs(cfg.Audit.PolicyFile), abs(cfg.Audit.WebhookConfig)
 	if cfg.Audit.Log.Path != "-" {

@@ -41,6 +41,8 @@ type Config struct {
 	// MaxInFlight is how many requests of ordinary size the API works on at
 	// once; zero is upstream's default.
 	MaxInFlight int
+	// Who names further files that say who may.
+	Who WhoConfig
 	// EncryptionConfig is a file of kind EncryptionConfiguration; empty has
 	// Secrets encrypted by a key in DataDir.
 	EncryptionConfig string

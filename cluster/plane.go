@@ -66,8 +66,7 @@ func (c *Cluster) openStore(context.Context) error {
 
 // startAPI listens before it serves, so that a taken port is found at once.
 func (c *Cluster) startAPI(context.Context) error {
-	tokens, err := c.openTokens()
-	if err != nil {
+	if err := c.openWho(); err != nil {
 		return err
 	}
 	proxies, proxyCAs, err := c.frontProxies()
@@ -81,9 +80,10 @@ func (c *Cluster) startAPI(context.Context) error {
 	c.parts.Closer("audit log", recorder.Close)
 	c.api, err = apiserver.New(apiserver.Config{
 		Peer:  c.peer(),
-		Store: c.store, Registry: api.Builtin(), Tokens: tokens, MaxInFlight: c.cfg.MaxInFlight, Audit: recorder.Auditor,
-		Authenticator: c.authenticator(proxies), Reviewer: c.reviewer, Authorizer: c.authorizer,
-		ServiceCIDR: c.cfg.ServiceCIDR, NodePorts: [2]int{30000, 32767}, ClusterDomain: c.cfg.ClusterDomain, TaintNodes: true,
+		Store: c.store, Registry: api.Builtin(), Tokens: c.tokens, MaxInFlight: c.cfg.MaxInFlight, Audit: recorder.Auditor,
+		Authenticator: c.authenticator(proxies), Reviewer: c.reviewer, Anonymous: c.anonymous, Authorizer: c.authorizer,
+		IncompleteRules: c.cfg.Who.Authorization != "",
+		ServiceCIDR:     c.cfg.ServiceCIDR, NodePorts: [2]int{30000, 32767}, ClusterDomain: c.cfg.ClusterDomain, TaintNodes: true,
 		ExternalHost: net.JoinHostPort(c.advertised().String(), strconv.Itoa(c.cfg.APIPort)),
 		OpenAPI:      openapi.New(api.Builtin()), Node: c.nodeHandler, Bootstrap: append(rbac.Bootstrap(), c.dnsService()...), Log: c.cfg.Log,
 		FrontProxy: c.frontProxy.Identity(pki.FrontProxyName).Certificate, ExtensionAuthentication: c.extensionAuthentication(proxies, proxyCAs),

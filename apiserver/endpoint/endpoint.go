@@ -43,6 +43,8 @@ type Endpoint struct {
 	// Rules yields what RBAC grants a user in a namespace, each with the reason;
 	// nil where there is no RBAC.
 	Rules func(u auth.User, namespace string) iter.Seq2[rbacv1.PolicyRule, string]
+	// IncompleteRules says that others than RBAC decide, too.
+	IncompleteRules bool
 	// Now is the clock.
 	Now func() time.Time
 }

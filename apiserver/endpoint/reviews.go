@@ -105,6 +105,7 @@ func (e *Endpoint) reviewAccess(ctx context.Context, u auth.User, res *authoriza
 		a.ResourceRequest = true
 		a.Verb, a.Group, a.Version, a.Resource = res.Verb, res.Group, res.Version, res.Resource
 		a.Subresource, a.Namespace, a.Name = res.Subresource, res.Namespace, res.Name
+		a.FieldSelector, a.LabelSelector = auth.SelectorTexts(res)
 	} else if path != nil {
 		a.Path, a.Verb = path.Path, path.Verb
 	}
@@ -127,6 +128,12 @@ func (e *Endpoint) reviewRules(u auth.User, r *authorizationv1.SelfSubjectRulesR
 	if u.In(auth.GroupMasters) {
 		addRule(&r.Status, rbacv1.PolicyRule{Verbs: all, APIGroups: all, Resources: all})
 		addRule(&r.Status, rbacv1.PolicyRule{Verbs: all, NonResourceURLs: all})
+	}
+	if _, node := u.Node(); node {
+		r.Status.Incomplete, r.Status.EvaluationError = true, "node authorizer does not support user rule resolution"
+	}
+	if e.IncompleteRules {
+		r.Status.Incomplete, r.Status.EvaluationError = true, "webhook authorizer does not support user rule resolution"
 	}
 	if e.Rules == nil {
 		r.Status.Incomplete = true
