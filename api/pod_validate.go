@@ -145,7 +145,11 @@ func validatePodHost(s *corev1.PodSpec, at *field.Path) field.ErrorList {
 		}
 	}
 	if s.OS != nil {
-		errs = append(errs, requiredOneOf(s.OS.Name, at.Child("os", "name"), corev1.Linux, corev1.Windows)...)
+		if s.OS.Name == "" {
+			errs = append(errs, field.Required(at.Child("os", "name"), ""))
+		} else {
+			errs = append(errs, oneOf(s.OS.Name, at.Child("os"), corev1.Linux, corev1.Windows)...)
+		}
 	}
 	return errs
 }

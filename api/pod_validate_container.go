@@ -169,9 +169,9 @@ func isSidecar(c *corev1.Container) bool {
 	return c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
 }
 
-func (c *podCheck) mounts(k *corev1.Container, at *field.Path) field.ErrorList {
+func (c *podCheck) mounts(k *corev1.Container, list *field.Path) field.ErrorList {
 	paths := sets.New[string]()
-	return each(k.VolumeMounts, at, func(m *corev1.VolumeMount, at *field.Path) field.ErrorList {
+	return each(k.VolumeMounts, list, func(m *corev1.VolumeMount, at *field.Path) field.ErrorList {
 		errs := required(m.Name, at.Child("name"))
 		volume, ok := c.volumes[m.Name]
 		if m.Name != "" && !ok {
@@ -191,7 +191,7 @@ func (c *podCheck) mounts(k *corev1.Container, at *field.Path) field.ErrorList {
 		if ok && volume.Image != nil && (m.SubPathExpr != "") {
 			errs = append(errs, field.Invalid(at.Child("subPathExpr"), m.SubPathExpr, "not allowed in image volume sources"))
 		}
-		return slices.Concat(errs, validateSubPath(m, at), validatePropagation(m, k, at))
+		return slices.Concat(errs, validateSubPath(m, at), validatePropagation(m, k, list, at))
 	})
 }
 
@@ -218,10 +218,10 @@ func noBacksteps(path string, at *field.Path) field.ErrorList {
 	return nil
 }
 
-func validatePropagation(m *corev1.VolumeMount, k *corev1.Container, at *field.Path) field.ErrorList {
+func validatePropagation(m *corev1.VolumeMount, k *corev1.Container, list, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if p := m.MountPropagation; p != nil {
-		errs = oneOf(*p, at.Child("mountPropagation"),
+		errs = oneOf(*p, list.Child("mountPropagation"), // without an index: so it is published
 			corev1.MountPropagationBidirectional, corev1.MountPropagationHostToContainer, corev1.MountPropagationNone)
 		privileged := k.SecurityContext != nil && k.SecurityContext.Privileged != nil && *k.SecurityContext.Privileged
 		if *p == corev1.MountPropagationBidirectional && !privileged {
@@ -233,7 +233,7 @@ func validatePropagation(m *corev1.VolumeMount, k *corev1.Container, at *field.P
 		return errs
 	}
 	p := at.Child("recursiveReadOnly")
-	errs = append(errs, oneOf(*r, p, corev1.RecursiveReadOnlyDisabled, corev1.RecursiveReadOnlyEnabled, corev1.RecursiveReadOnlyIfPossible)...)
+	errs = append(errs, oneOf(*r, list.Child("recursiveReadOnly"), corev1.RecursiveReadOnlyDisabled, corev1.RecursiveReadOnlyEnabled, corev1.RecursiveReadOnlyIfPossible)...)
 	if *r == corev1.RecursiveReadOnlyDisabled {
 		return errs
 	}

@@ -139,7 +139,7 @@ func validateDivisor(name string, q resource.Quantity, at *field.Path) field.Err
 }
 
 func validateKeyRef(name, key string, at *field.Path) field.ErrorList {
-	errs := named(name, subdomain, at.Child("name"))
+	errs := invalidEach(name, at.Child("name"), subdomain(name, false))
 	if key == "" {
 		return append(errs, field.Required(at.Child("key"), ""))
 	}

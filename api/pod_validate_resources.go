@@ -135,7 +135,7 @@ func validateResources(r *corev1.ResourceRequirements, scope resourceScope, at *
 			return field.ErrorList{field.Required(at.Child("name"), "")}
 		}
 		if !scope.claims.Has(c.Name) {
-			return field.ErrorList{field.NotFound(at.Child("name"), c.Name)}
+			return field.ErrorList{field.NotFound(at, c.Name)}
 		}
 		return unique(seen, *c, at)
 	})...)

@@ -107,7 +107,7 @@ func validateSeccomp(p *corev1.SeccompProfile, at *field.Path) field.ErrorList {
 	case p.Type == corev1.SeccompProfileTypeLocalhost:
 		errs = append(errs, inside(*p.LocalhostProfile, local)...)
 	case p.LocalhostProfile != nil:
-		errs = append(errs, field.Invalid(at, *p, "can only be set when seccomp type is Localhost"))
+		errs = append(errs, field.Invalid(local, *p, "can only be set when seccomp type is Localhost"))
 	}
 	return errs
 }

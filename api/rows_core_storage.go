@@ -210,9 +210,10 @@ func validatePersistentVolumeUpdate(v, old *corev1.PersistentVolume) field.Error
 	if !equality.Semantic.DeepEqual(withoutSecrets(v), withoutSecrets(old)) {
 		errs = append(errs, field.Forbidden(specPath.Child("persistentvolumesource"), "spec.persistentvolumesource is immutable after creation"))
 	}
-	errs = append(errs, immutable(v.Spec.VolumeMode, old.Spec.VolumeMode, specPath.Child("volumeMode"))...)
+	// These two are published without "spec".
+	errs = append(errs, immutable(v.Spec.VolumeMode, old.Spec.VolumeMode, field.NewPath("volumeMode"))...)
 	if old.Spec.NodeAffinity != nil {
-		errs = append(errs, immutable(v.Spec.NodeAffinity, old.Spec.NodeAffinity, specPath.Child("nodeAffinity"))...)
+		errs = append(errs, immutable(v.Spec.NodeAffinity, old.Spec.NodeAffinity, field.NewPath("nodeAffinity"))...)
 	}
 	return errs
 }
@@ -293,22 +294,38 @@ func validateClaimUpdate(c, old *corev1.PersistentVolumeClaim) field.ErrorList {
 	if old.Spec.StorageClassName == nil {
 		allowed.StorageClassName = c.Spec.StorageClassName
 	}
-	allowed.VolumeAttributesClassName = c.Spec.VolumeAttributesClassName
 	var errs field.ErrorList
 	if old.Status.Phase == corev1.ClaimBound {
-		now, was := c.Spec.Resources.Requests[corev1.ResourceStorage], old.Spec.Resources.Requests[corev1.ResourceStorage]
-		granted := old.Status.Capacity[corev1.ResourceStorage]
-		allowed.Resources.Requests = c.Spec.Resources.Requests
-		// A request that was raised beyond what there is may be lowered again,
-		// but not below it.
-		if now.Cmp(was) < 0 && now.Cmp(granted) < 0 {
-			errs = append(errs, field.Forbidden(specPath.Child("resources", "requests", "storage"), "field can not be less than status.capacity"))
-		}
+		allowed.Resources.Requests, allowed.VolumeAttributesClassName = c.Spec.Resources.Requests, c.Spec.VolumeAttributesClassName
 	}
+	now, was := c.Spec.Resources.Requests[corev1.ResourceStorage], old.Spec.Resources.Requests[corev1.ResourceStorage]
+	granted := old.Status.Capacity[corev1.ResourceStorage]
+	// A request that was raised beyond what there is may be lowered again, but
+	// not to it.
+	if now.Cmp(was) < 0 && now.Cmp(granted) <= 0 {
+		errs = append(errs, field.Forbidden(specPath.Child("resources", "requests", "storage"), "field can not be less than status.capacity"))
+	}
+	errs = append(errs, immutable(c.Spec.VolumeMode, old.Spec.VolumeMode, field.NewPath("volumeMode"))...)
+	errs = append(errs, keepsAttributesClass(c, old)...)
 	if !equality.Semantic.DeepEqual(&c.Spec, allowed) {
 		errs = append(errs, field.Forbidden(specPath, "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims\n"+diff.Diff(allowed, &c.Spec)))
 	}
 	return errs
+}
+
+// keepsAttributesClass: a class that was applied can be replaced, not taken away.
+func keepsAttributesClass(c, old *corev1.PersistentVolumeClaim) field.ErrorList {
+	if old.Status.CurrentVolumeAttributesClassName == nil || equality.Semantic.DeepEqual(c.Spec.VolumeAttributesClassName, old.Spec.VolumeAttributesClassName) {
+		return nil
+	}
+	at := specPath.Child("volumeAttributesClassName")
+	switch name := c.Spec.VolumeAttributesClassName; {
+	case name == nil:
+		return field.ErrorList{field.Forbidden(at, "update to nil is forbidden when status.currentVolumeAttributesClassName is not nil")}
+	case *name == "":
+		return field.ErrorList{field.Forbidden(at, "update to empty string is forbidden when status.currentVolumeAttributesClassName is not nil")}
+	}
+	return nil
 }
 
 var accessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadOnlyMany, corev1.ReadWriteMany, corev1.ReadWriteOnce, corev1.ReadWriteOncePod}
@@ -317,9 +334,10 @@ func validateAccessModes(modes []corev1.PersistentVolumeAccessMode, at *field.Pa
 	if len(modes) == 0 {
 		return field.ErrorList{field.Required(at, "at least 1 access mode is required")}
 	}
-	errs := each(modes, at, func(m *corev1.PersistentVolumeAccessMode, at *field.Path) field.ErrorList {
-		return oneOf(*m, at, accessModes...)
-	})
+	var errs field.ErrorList
+	for _, m := range modes {
+		errs = append(errs, oneOf(m, at, accessModes...)...)
+	}
 	if len(sets.New(modes...)) > 1 && slices.Contains(modes, corev1.ReadWriteOncePod) {
 		errs = append(errs, field.Forbidden(at, "may not use ReadWriteOncePod with other access modes"))
 	}

@@ -95,7 +95,7 @@ func TestValidateWorkloads(t *testing.T) {
 		{workload("Deployment", "selector: {}"), []string{"spec.selector: Invalid"}},
 		{workload("Deployment", "selector: {matchLabels: {a: c}}"), []string{"spec.template.metadata.labels: Invalid"}},
 		{workload("Deployment", selector+"strategy: {type: Recreate, rollingUpdate: {}}"), []string{"spec.strategy.rollingUpdate: Forbidden"}},
-		{workload("Deployment", selector+"strategy: {type: Other}"), []string{"spec.strategy.type: NotSupported"}},
+		{workload("Deployment", selector+"strategy: {type: Other}"), []string{"spec.strategy: NotSupported"}},
 		{workload("Deployment", selector+"strategy: {rollingUpdate: {maxSurge: 0, maxUnavailable: 0%}}"), []string{"spec.strategy.rollingUpdate.maxUnavailable: Invalid"}},
 		{workload("Deployment", selector+"strategy: {rollingUpdate: {maxUnavailable: 101%}}"), []string{"spec.strategy.rollingUpdate.maxUnavailable: Invalid"}},
 		{workload("Deployment", selector+"minReadySeconds: 600"), []string{"spec.progressDeadlineSeconds: Invalid"}},
