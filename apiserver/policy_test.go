@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	admissionregv1 "k8s.io/api/admissionregistration/v1"
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
@@ -325,4 +326,32 @@ func TestExpressionsAreChecked(t *testing.T) {
 	_, err = cs.AdmissionregistrationV1().ValidatingWebhookConfigurations().Create(ctx,
 		&admissionregv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "v"}, Webhooks: []admissionregv1.ValidatingWebhook{w}}, metav1.CreateOptions{})
 	refused(err, `webhooks[0].matchConditions[0].expression: Invalid value: "object.x ==": compilation failed`)
+}
+
+// TestPolicyStatus: the types of a policy's expressions are checked against the
+// kinds that it names.
+func TestPolicyStatus(t *testing.T) {
+	h := start(t)
+	ctx, cs := t.Context(), h.clients(t, runtime.ContentTypeJSON)
+	spec := checks(
+		admissionregv1.Validation{Expression: "object.spec.replicas > 1", Message: "m"},
+		admissionregv1.Validation{Expression: `object.spec.replicas > "1"`, Message: "m"},
+		admissionregv1.Validation{Expression: "object.spec.template.spec.containers.all(c, c.imagine)", Message: "m"})
+	spec.MatchConstraints = constraints("CREATE", "apps", "v1", "deployments")
+	bound(t, cs, "p", spec, admissionregv1.ValidatingAdmissionPolicyBindingSpec{})
+	var status admissionregv1.ValidatingAdmissionPolicyStatus
+	for end := time.Now().Add(20 * time.Second); status.TypeChecking == nil && time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		p, err := cs.AdmissionregistrationV1().ValidatingAdmissionPolicies().Get(ctx, "p", metav1.GetOptions{})
+		must(t, err)
+		status = p.Status
+	}
+	if status.TypeChecking == nil || status.ObservedGeneration != 1 || len(status.TypeChecking.ExpressionWarnings) != 2 {
+		t.Fatalf("status: %+v", status)
+	}
+	for i, want := range []string{"found no matching overload for '_>_' applied to '(int, string)'", "undefined field 'imagine'"} {
+		w := status.TypeChecking.ExpressionWarnings[i]
+		if w.FieldRef != fmt.Sprintf("spec.validations[%d].expression", i+1) || !strings.Contains(w.Warning, want) || !strings.Contains(w.Warning, "apps/v1, Kind=Deployment: ") {
+			t.Errorf("%+v, want %s", w, want)
+		}
+	}
 }

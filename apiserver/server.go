@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"iter"
 	"log/slog"
 	"net"
@@ -77,6 +78,9 @@ type Config struct {
 	// authenticated: the data of the ConfigMap
 	// kube-system/extension-apiserver-authentication. Nil publishes none.
 	ExtensionAuthentication map[string]string
+	// EnablePlugins and DisablePlugins name admission plugins that are to be on or
+	// off other than by default.
+	EnablePlugins, DisablePlugins []string
 	// Flags are what the process was started with, for /flagz.
 	Flags map[string]string
 	// TaintNodes has new nodes tainted as not ready, which a node controller
@@ -101,6 +105,7 @@ type Server struct {
 	// callout reaches webhooks and aggregated servers.
 	callout   *callout.Pool
 	aggregate *aggregate.Aggregator
+	policies  *policy.Policies
 	custom    *custom.Follower
 	backends  *http.Transport
 	peers     peers
@@ -138,18 +143,23 @@ func New(c Config) (*Server, error) {
 	s.callout = callout.New(callout.Config{World: c.Store.Snapshot, ClientCert: c.FrontProxy, Log: c.Log})
 	hooks := webhook.New(webhook.Config{Pool: s.callout, Authorizer: c.Authorizer, Metrics: s.metrics.registry, Log: c.Log})
 	fields := fieldmanager.New(c.Registry)
-	policies := policy.New(policy.Config{
+	s.policies = policy.New(policy.Config{
 		Registry: c.Registry, Authorizer: c.Authorizer, Types: fields.Types, Metrics: s.metrics.registry, Log: c.Log,
 	})
+	chain, err := admission.Default(admission.Config{
+		ServiceCIDR: c.ServiceCIDR, NodePorts: c.NodePorts, Newest: c.Store.Snapshot, TaintNodes: c.TaintNodes,
+		Registry: c.Registry, Enable: c.EnablePlugins, Disable: c.DisablePlugins,
+		Authorizer: c.Authorizer, Rules: s.rules, Follow: c.Store.SnapshotAndWatch,
+		Extensions: []admission.Plugin{extension.Expressions(), s.policies.Mutating(), hooks.Mutating(), s.policies.Validating(), hooks.Validating()},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("apiserver: %w", err)
+	}
 	s.endpoint = &endpoint.Endpoint{
 		Store: c.Store, Registry: c.Registry, Fields: fields,
 		Tokens: c.Tokens, Reviewer: c.Reviewer, Authorizer: c.Authorizer, Now: c.Now,
 		Rules: s.rules, IncompleteRules: c.IncompleteRules,
-		Admission: admission.Default(admission.Config{
-			ServiceCIDR: c.ServiceCIDR, NodePorts: c.NodePorts, Newest: c.Store.Snapshot, TaintNodes: c.TaintNodes,
-			Authorizer: c.Authorizer, Rules: s.rules, Follow: c.Store.SnapshotAndWatch,
-			Extensions: []admission.Plugin{extension.Expressions(), policies.Mutating(), hooks.Mutating(), policies.Validating(), hooks.Validating()},
-		}),
+		Admission: chain,
 	}
 	s.custom = custom.New(custom.Config{
 		Store: c.Store, Registry: c.Registry, Client: s.Client(auth.System("system:kube-apiserver")), Remover: s.bootstrapper(), Pool: s.callout, Now: c.Now, Log: c.Log,
@@ -198,5 +208,8 @@ func (s *Server) Run(ctx context.Context) error {
 	group.Go(func() error { return s.limits.fair.Run(ctx, s.Client(auth.System("system:apiserver"))) })
 	group.Go(func() error { return s.custom.Run(ctx) })
 	group.Go(func() error { return s.aggregate.Run(ctx) })
+	group.Go(func() error {
+		return s.policies.Run(ctx, s.Client(auth.System("system:serviceaccount:kube-system:validatingadmissionpolicy-status-controller")))
+	})
 	return group.Wait()
 }

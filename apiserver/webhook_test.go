@@ -438,8 +438,8 @@ func TestWebhookSelection(t *testing.T) {
 	}
 	hpas := rule("CREATE", "autoscaling", "v1", "horizontalpodautoscalers")
 	addValidating(t, cs, "v",
-		with("/all", rule("*", "*", "*", "*/*"), nil),
-		with("/cluster", rule("*", "*", "*", "*"), func(w *admissionregv1.ValidatingWebhook) { w.Rules[0].Scope = ptr.To(admissionregv1.ClusterScope) }),
+		with("/all", rule("CREATE", "*", "*", "*/*"), nil),
+		with("/cluster", rule("CREATE", "*", "*", "*"), func(w *admissionregv1.ValidatingWebhook) { w.Rules[0].Scope = ptr.To(admissionregv1.ClusterScope) }),
 		with("/labelled", configMaps, func(w *admissionregv1.ValidatingWebhook) {
 			w.ObjectSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "y"}}
 		}),

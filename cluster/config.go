@@ -41,6 +41,9 @@ type Config struct {
 	// MaxInFlight is how many requests of ordinary size the API works on at
 	// once; zero is upstream's default.
 	MaxInFlight int
+	// EnablePlugins and DisablePlugins name admission plugins that are to be on or
+	// off other than by default.
+	EnablePlugins, DisablePlugins []string
 	// Who names further files that say who may.
 	Who WhoConfig
 	// EncryptionConfig is a file of kind EncryptionConfiguration; empty has

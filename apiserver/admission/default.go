@@ -7,6 +7,7 @@ import (
 
 	rbacv1 "k8s.io/api/rbac/v1"
 
+	"proa/api"
 	"proa/auth"
 	"proa/store"
 )
@@ -27,28 +28,49 @@ type Config struct {
 	// Extensions are the plugins that ask policies and webhooks. They come after
 	// all others but those that count and allocate.
 	Extensions []Plugin
+	// Enable and Disable name plugins that are to be on or off other than by
+	// default.
+	Enable, Disable []string
+	// Registry finds the kinds of owners.
+	Registry *api.Registry
 	// Authorizer and Rules say what a user may do; without them nobody is kept
 	// from handing out roles.
 	Authorizer auth.Authorizer
 	Rules      func(u auth.User, namespace string) iter.Seq2[rbacv1.PolicyRule, string]
 }
 
-// Default is the plugins that are on, in order.
-func Default(c Config) Chain {
+// Default is the plugins that are on, in order: those that upstream has on, with
+// c.Enable and without c.Disable. A name that is none is an error.
+func Default(c Config) (Chain, error) {
 	own := Chain{
 		namespaceLifecycle(),
 		limitRanger(),
 		serviceAccount(c.Follow),
 		nodeRestriction(c.Authorizer),
 		taintNodes(c.TaintNodes),
+		alwaysPull(),
 		podSecurity(),
 		priority(),
 		defaultTolerationSeconds(),
 		defaultStorageClass(),
 		storageInUse(),
+		ownerReferences(c.Authorizer, c.Registry),
+		claimResize(),
 		runtimeClass(),
+		certificateApproval(c.Authorizer),
+		certificateSigning(c.Authorizer),
+		trustBundleAttest(c.Authorizer),
+		certificateSubject(),
 		defaultIngressClass(),
+		denyExternalIPs(),
+		topologyLabels(),
 		roleEscalation(c),
 	}
-	return slices.Concat(own, c.Extensions, Chain{serviceAllocation(c), resourceQuota()})
+	all := slices.Concat(own, c.Extensions, Chain{serviceAllocation(c), resourceQuota()})
+	return choose(all, offByDefault, c.Enable, c.Disable)
+}
+
+// offByDefault are the plugins that must be asked for.
+var offByDefault = map[string]bool{
+	"AlwaysPullImages": true, "OwnerReferencesPermissionEnforcement": true, "DenyServiceExternalIPs": true,
 }

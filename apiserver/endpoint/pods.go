@@ -77,6 +77,12 @@ func (e *Endpoint) bind(q Request, pod *corev1.Pod, b *corev1.Binding) error {
 		}
 		maps.Copy(pod.Annotations, b.Annotations)
 	}
+	if len(b.Labels) > 0 {
+		if pod.Labels == nil {
+			pod.Labels = map[string]string{}
+		}
+		maps.Copy(pod.Labels, b.Labels)
+	}
 	setCondition(pod, corev1.PodCondition{
 		Type: corev1.PodScheduled, Status: corev1.ConditionTrue, LastTransitionTime: metav1.NewTime(e.Now()).Rfc3339Copy(),
 		ObservedGeneration: pod.Generation,
