@@ -1,18 +1,12 @@
 package cli
 
 import (
-	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"proa/control"
-	"proa/store/encryption"
 )
 
 func secretsCommand() *cobra.Command {
@@ -27,7 +21,7 @@ keys are those of that file instead.`,
 	}
 	cmd.AddCommand(
 		secretsAction("rotate-key", "Make a new key, encrypt all Secrets with it and drop the old one, while running",
-			func(r encryption.Rotated) string {
+			func(r control.Resealed) string {
 				again := ""
 				if r.Resumed {
 					again = ", which an earlier rotation had made,"
@@ -35,11 +29,11 @@ keys are those of that file instead.`,
 				return fmt.Sprintf("%d records are encrypted anew with %s%s; dropped: %s", r.Rewritten, r.Key, again, strings.Join(r.Dropped, ", "))
 			}),
 		secretsAction("rewrite", "Encrypt anew what is not encrypted as the configuration says now",
-			func(r encryption.Rotated) string { return fmt.Sprintf("%d records are encrypted anew", r.Rewritten) }))
+			func(r control.Resealed) string { return fmt.Sprintf("%d records are encrypted anew", r.Rewritten) }))
 	return cmd
 }
 
-func secretsAction(name, short string, say func(encryption.Rotated) string) *cobra.Command {
+func secretsAction(name, short string, say func(control.Resealed) string) *cobra.Command {
 	var w where
 	var out string
 	cmd := &cobra.Command{
@@ -49,7 +43,7 @@ func secretsAction(name, short string, say func(encryption.Rotated) string) *cob
 			if err != nil {
 				return err
 			}
-			done, err := askSecrets(cmd.Context(), i, name)
+			done, err := i.Secrets(cmd.Context(), name)
 			if err != nil {
 				return err
 			}
@@ -63,21 +57,4 @@ func secretsAction(name, short string, say func(encryption.Rotated) string) *cob
 	w.flags(cmd)
 	outputFlag(cmd, &out)
 	return cmd
-}
-
-func askSecrets(ctx context.Context, i control.Instance, action string) (done encryption.Rotated, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://proa/secrets/"+action, nil)
-	if err != nil {
-		return done, err
-	}
-	resp, err := i.Client().Do(req)
-	if err != nil {
-		return done, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
-		return done, errors.New(strings.TrimSpace(string(text)))
-	}
-	return done, json.NewDecoder(resp.Body).Decode(&done)
 }
