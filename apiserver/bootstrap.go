@@ -64,11 +64,9 @@ func ensureAll(ctx context.Context, c client.Client, objs []api.Object) error {
 	return group.Wait()
 }
 
-// systemObjects are the priority classes that Kubernetes reserves, and the parts
-// of the control plane, which are one process: when one fails, none answers.
+// systemObjects are the priority classes that Kubernetes reserves.
 func systemObjects() []api.Object {
 	return []api.Object{
-		healthy("controller-manager"), healthy("datastore"), healthy("scheduler"),
 		&schedulingv1.PriorityClass{
 			ObjectMeta: metav1.ObjectMeta{Name: "system-node-critical"}, Value: 2000001000,
 			Description: "Used for system critical pods that must not be moved from their current node.",
@@ -78,11 +76,6 @@ func systemObjects() []api.Object {
 			Description: "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
 		},
 	}
-}
-
-func healthy(name string) *corev1.ComponentStatus {
-	return &corev1.ComponentStatus{ObjectMeta: metav1.ObjectMeta{Name: name},
-		Conditions: []corev1.ComponentCondition{{Type: corev1.ComponentHealthy, Status: corev1.ConditionTrue, Message: "ok"}}}
 }
 
 // ensure creates the object where it is missing and completes RBAC objects that

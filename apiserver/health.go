@@ -149,12 +149,12 @@ func (s *Server) serveOpenID(x *exchange, path string) {
 		return
 	}
 	x.Header().Set("Cache-Control", "public, max-age=3600")
+	keys, err := s.cfg.Tokens.JWKS()
+	if err != nil {
+		x.fail(apierrors.NewInternalError(err))
+		return
+	}
 	if path == "/openid/v1/jwks" {
-		keys, err := s.cfg.Tokens.JWKS()
-		if err != nil {
-			x.fail(apierrors.NewInternalError(err))
-			return
-		}
 		x.raw(http.StatusOK, "application/jwk-set+json", keys)
 		return
 	}
@@ -163,6 +163,26 @@ func (s *Server) serveOpenID(x *exchange, path string) {
 		"jwks_uri":                              "https://" + s.cfg.ExternalHost + "/openid/v1/jwks",
 		"response_types_supported":              []string{"id_token"},
 		"subject_types_supported":               []string{"public"},
-		"id_token_signing_alg_values_supported": []string{"RS256", "ES256"},
+		"id_token_signing_alg_values_supported": algorithms(keys),
 	})
+}
+
+// algorithms are those that the keys of a set sign with.
+func algorithms(jwks []byte) []string {
+	var set struct {
+		Keys []struct {
+			Alg string `json:"alg"`
+		} `json:"keys"`
+	}
+	if json.Unmarshal(jwks, &set) != nil { // it is our own work
+		return nil
+	}
+	var out []string
+	for _, k := range set.Keys {
+		if !slices.Contains(out, k.Alg) {
+			out = append(out, k.Alg)
+		}
+	}
+	slices.Sort(out)
+	return out
 }
