@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
 )
 
 const widgets = `
@@ -122,6 +123,12 @@ func TestLife(t *testing.T) {
 	if n, _, _ := unstructured.NestedInt64(got.Object, "spec", "replicas"); n != 5 {
 		t.Errorf("scale did not write the replicas: %v", got.Object)
 	}
+	selectAndRemove(h, client, got)
+}
+
+// selectAndRemove is the second half of TestLife.
+func selectAndRemove(h *harness, client dynamic.ResourceInterface, got *unstructured.Unstructured) {
+	t := h.T
 	list, err := client.List(t.Context(), metav1.ListOptions{FieldSelector: "spec.colour=green"})
 	must(t, err)
 	none, err := client.List(t.Context(), metav1.ListOptions{FieldSelector: "spec.colour=blue"})

@@ -279,6 +279,13 @@ func TestBadWebhook(t *testing.T) {
 	_, err = h.dynamic.Resource(gvr("example.com", "v1beta1", "hosts")).Patch(t.Context(), "a", types.MergePatchType, []byte(`{"hostPort":"m:1"}`), metav1.PatchOptions{})
 	must(t, err)
 
+	hang(h, s, crd.Name)
+}
+
+// hang lets the webhook answer nothing more: who needs it waits for as long as
+// the request may last, and everybody else is served.
+func hang(h *harness, s *splitter, name string) {
+	t := h.T
 	s.hang.Store(true)
 	start := time.Now()
 	hung := make(chan answer, 8)
@@ -296,7 +303,7 @@ func TestBadWebhook(t *testing.T) {
 	if a := h.get("/apis/example.com/v1beta1/hosts/a"); a.code != 200 {
 		t.Errorf("the stored version waits for the webhook: %d", a.code)
 	}
-	h.redefine(crd.Name, func(crd *apiextensionsv1.CustomResourceDefinition) {
+	h.redefine(name, func(crd *apiextensionsv1.CustomResourceDefinition) {
 		crd.Spec.Conversion = &apiextensionsv1.CustomResourceConversion{Strategy: apiextensionsv1.NoneConverter}
 	})
 	if a := h.get("/apis/example.com/v1/hosts/a"); a.code != 200 {
