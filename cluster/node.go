@@ -46,7 +46,7 @@ func (c *Cluster) startNode(ctx context.Context) error {
 		return nil
 	}
 	n := &node{}
-	for _, step := range []func(context.Context, *node) error{c.openRuntime, c.startProxy, c.startDNS, c.startKubelet, c.startKubeletPort} {
+	for _, step := range []func(context.Context, *node) error{c.openRuntime, c.startProxy, c.startDNS, c.startLocalVolumes, c.startKubelet, c.startKubeletPort} {
 		if err := step(ctx, n); err != nil {
 			return err
 		}

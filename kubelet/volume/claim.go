@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	corev1 "k8s.io/api/core/v1"
+	volumehelper "k8s.io/component-helpers/storage/volume"
 
 	"proa/client"
+	"proa/kubelet/localpath"
 )
 
 // claimed is the directory of the local volume that a claim is bound to.
@@ -33,11 +36,28 @@ func (m *Manager) claimed(ctx context.Context, pod *corev1.Pod, v *corev1.Volume
 	return localPath(obj.(*corev1.PersistentVolume), claim)
 }
 
+// openDir makes the directory of a provisioned volume, which whoever mounts it
+// may write.
+func openDir(path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	if err := os.Mkdir(path, 0o777); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			return nil
+		}
+		return err
+	}
+	return os.Chmod(path, 0o777) // whatever the umask says
+}
+
 func localPath(pv *corev1.PersistentVolume, claim *corev1.PersistentVolumeClaim) (string, error) {
 	if ref := pv.Spec.ClaimRef; ref == nil || ref.UID != claim.UID {
 		return "", fmt.Errorf("persistent volume %s is bound to another claim than %s/%s", pv.Name, claim.Namespace, claim.Name)
 	}
 	switch {
+	case pv.Annotations[volumehelper.AnnDynamicallyProvisioned] == localpath.Name && pv.Spec.HostPath != nil:
+		return pv.Spec.HostPath.Path, openDir(pv.Spec.HostPath.Path)
 	case pv.Spec.HostPath != nil:
 		return pv.Spec.HostPath.Path, checkHostPath(pv.Spec.HostPath)
 	case pv.Spec.Local != nil:
