@@ -126,13 +126,19 @@ func (e *Endpoint) prepareCreate(q Request, obj api.Object) error {
 	obj.SetSelfLink("")
 	obj.SetUID(uuid.NewUUID())
 	obj.SetCreationTimestamp(metav1.NewTime(e.Now()).Rfc3339Copy())
+	prepareNew(q, obj)
+	return nil
+}
+
+// prepareNew has the kind put a new object into its first state. The object has
+// its UID by then.
+func prepareNew(q Request, obj api.Object) {
 	if q.Served.PrepareCreate != nil {
 		q.Served.PrepareCreate(obj)
 	}
 	if q.Served.Default != nil {
 		q.Served.Default(obj)
 	}
-	return nil
 }
 
 // mutateNew lets admission fill in a new object. Where a webhook or a policy made
@@ -145,12 +151,14 @@ func (e *Endpoint) mutateNew(ctx context.Context, q *Request, ar *admission.Requ
 	}
 	obj := ar.Object
 	obj.SetResourceVersion("")
-	if err := e.prepareCreate(*q, obj); err != nil {
-		return err
-	}
+	obj.SetDeletionTimestamp(nil)
+	obj.SetDeletionGracePeriodSeconds(nil)
+	obj.SetSelfLink("")
 	obj.SetUID(uid)
 	obj.SetCreationTimestamp(born)
 	obj.SetManagedFields(owners)
+	prepareNew(*q, obj)
+	stampRequester(q.User, obj)
 	if err := checkNamespace(q, obj); err != nil {
 		return err
 	}
