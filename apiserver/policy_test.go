@@ -50,14 +50,8 @@ func checks(list ...admissionregv1.Validation) admissionregv1.ValidatingAdmissio
 // TestValidatingPolicies: what a policy refuses, and in what words.
 func TestValidatingPolicies(t *testing.T) {
 	h := start(t)
-	ctx, cs := t.Context(), h.clients(t, runtime.ContentTypeProtobuf)
-	small := admissionregv1.Validation{Expression: "size(object.data) < 2", Message: "too much data"}
-	cases := []struct {
-		name string
-		spec func(*admissionregv1.ValidatingAdmissionPolicySpec)
-		want string
-		code int32
-	}{
+	cs := h.clients(t, runtime.ContentTypeProtobuf)
+	cases := []policyCase{
 		{"message", func(*admissionregv1.ValidatingAdmissionPolicySpec) {}, "too much data", 422},
 		{"forbidden", func(s *admissionregv1.ValidatingAdmissionPolicySpec) {
 			s.Validations[0].Reason, s.Validations[0].Message = ptr.To(metav1.StatusReasonForbidden), ""
@@ -103,24 +97,35 @@ func TestValidatingPolicies(t *testing.T) {
 		}, "cost", 422},
 	}
 	for _, c := range cases {
-		t.Run(c.name, func(t *testing.T) {
-			spec := checks(small)
-			spec.Variables = []admissionregv1.Variable{{Name: "n", Expression: "size(object.data)"}, {Name: "twice", Expression: "variables.n * 2"}}
-			c.spec(&spec)
-			bound(t, cs, "p", spec, admissionregv1.ValidatingAdmissionPolicyBindingSpec{})
-			defer unbind(t, cs)
-			_, err := cs.CoreV1().ConfigMaps("default").Create(ctx, configMap("m", map[string]string{"a": "1", "b": "2"}), metav1.CreateOptions{})
-			if c.want == "" {
-				must(t, err)
-				must(t, cs.CoreV1().ConfigMaps("default").Delete(ctx, "m", metav1.DeleteOptions{}))
-				return
-			}
-			begin := `configmaps "m" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'p' denied request: `
-			if status := apierrors.APIStatus(nil); !asStatus(err, &status) || status.Status().Code != c.code ||
-				!strings.HasPrefix(err.Error(), begin) || !strings.Contains(err.Error(), c.want) {
-				t.Errorf("error %v, want %s…%s", err, begin, c.want)
-			}
-		})
+		t.Run(c.name, func(t *testing.T) { c.run(t, cs) })
+	}
+}
+
+// policyCase changes a policy that allows one entry of data, and says what a
+// config map with two is refused for.
+type policyCase struct {
+	name string
+	spec func(*admissionregv1.ValidatingAdmissionPolicySpec)
+	want string
+	code int32
+}
+
+func (c policyCase) run(t *testing.T, cs *kubernetes.Clientset) {
+	spec := checks(admissionregv1.Validation{Expression: "size(object.data) < 2", Message: "too much data"})
+	spec.Variables = []admissionregv1.Variable{{Name: "n", Expression: "size(object.data)"}, {Name: "twice", Expression: "variables.n * 2"}}
+	c.spec(&spec)
+	bound(t, cs, "p", spec, admissionregv1.ValidatingAdmissionPolicyBindingSpec{})
+	defer unbind(t, cs)
+	_, err := cs.CoreV1().ConfigMaps("default").Create(t.Context(), configMap("m", map[string]string{"a": "1", "b": "2"}), metav1.CreateOptions{})
+	if c.want == "" {
+		must(t, err)
+		must(t, cs.CoreV1().ConfigMaps("default").Delete(t.Context(), "m", metav1.DeleteOptions{}))
+		return
+	}
+	begin := `configmaps "m" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'p' denied request: `
+	if status := apierrors.APIStatus(nil); !asStatus(err, &status) || status.Status().Code != c.code ||
+		!strings.HasPrefix(err.Error(), begin) || !strings.Contains(err.Error(), c.want) {
+		t.Errorf("error %v, want %s…%s", err, begin, c.want)
 	}
 }
 

@@ -302,7 +302,7 @@ func asStatus(err error, into *apierrors.APIStatus) bool {
 // says, within its time.
 func TestBadWebhooks(t *testing.T) {
 	h, hook := start(t), serveHooks(t)
-	ctx, cs := t.Context(), h.clients(t, runtime.ContentTypeJSON)
+	cs := h.clients(t, runtime.ContentTypeJSON)
 	write := func(code int, body string) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
 			w.WriteHeader(code)
@@ -344,34 +344,39 @@ func TestBadWebhooks(t *testing.T) {
 		hook.mu.Unlock()
 	}
 	for _, name := range slices.Sorted(maps.Keys(bad)) {
-		t.Run(name, func(t *testing.T) {
-			m := mutating("bad", hook.at("/"+name), configMaps)
-			m.TimeoutSeconds = ptr.To[int32](1)
-			addMutating(t, cs, "bad", m)
-			defer func() {
-				must(t, cs.AdmissionregistrationV1().MutatingWebhookConfigurations().Delete(ctx, "bad", metav1.DeleteOptions{}))
-			}()
-			begin := time.Now()
-			_, err := cs.CoreV1().ConfigMaps("default").Create(ctx, configMap("m", nil), metav1.CreateOptions{})
-			if !apierrors.IsInternalError(err) || !strings.Contains(err.Error(), bad[name].want) {
-				t.Errorf("error %v, want %s", err, bad[name].want)
-			}
-			if d := time.Since(begin); d > 10*time.Second {
-				t.Errorf("it took %s", d)
-			}
-			if strings.HasPrefix(name, "to-") {
-				return // a patch that cannot be applied is no failure to call
-			}
-			if !strings.Contains(err.Error(), `failed calling webhook "bad.example.com"`) {
-				t.Errorf("the error does not name the webhook: %v", err)
-			}
-			_, err = cs.AdmissionregistrationV1().MutatingWebhookConfigurations().Patch(ctx, "bad", "application/json-patch+json",
-				[]byte(`[{"op":"replace","path":"/webhooks/0/failurePolicy","value":"Ignore"}]`), metav1.PatchOptions{})
-			must(t, err)
-			_, err = cs.CoreV1().ConfigMaps("default").Create(ctx, configMap("ignored-"+name, nil), metav1.CreateOptions{})
-			must(t, err)
-		})
+		t.Run(name, func(t *testing.T) { askBad(t, cs, name, hook.at("/"+name), bad[name].want) })
 	}
+}
+
+// askBad writes an object while a bad webhook is in the way, which first fails
+// the request and then is passed over.
+func askBad(t *testing.T, cs *kubernetes.Clientset, name string, at admissionregv1.WebhookClientConfig, want string) {
+	ctx := t.Context()
+	m := mutating("bad", at, configMaps)
+	m.TimeoutSeconds = ptr.To[int32](1)
+	addMutating(t, cs, "bad", m)
+	defer func() {
+		must(t, cs.AdmissionregistrationV1().MutatingWebhookConfigurations().Delete(ctx, "bad", metav1.DeleteOptions{}))
+	}()
+	begin := time.Now()
+	_, err := cs.CoreV1().ConfigMaps("default").Create(ctx, configMap("m", nil), metav1.CreateOptions{})
+	if !apierrors.IsInternalError(err) || !strings.Contains(err.Error(), want) {
+		t.Errorf("error %v, want %s", err, want)
+	}
+	if d := time.Since(begin); d > 10*time.Second {
+		t.Errorf("it took %s", d)
+	}
+	if strings.HasPrefix(name, "to-") {
+		return // a patch that cannot be applied is no failure to call
+	}
+	if !strings.Contains(err.Error(), `failed calling webhook "bad.example.com"`) {
+		t.Errorf("the error does not name the webhook: %v", err)
+	}
+	_, err = cs.AdmissionregistrationV1().MutatingWebhookConfigurations().Patch(ctx, "bad", "application/json-patch+json",
+		[]byte(`[{"op":"replace","path":"/webhooks/0/failurePolicy","value":"Ignore"}]`), metav1.PatchOptions{})
+	must(t, err)
+	_, err = cs.CoreV1().ConfigMaps("default").Create(ctx, configMap("ignored-"+name, nil), metav1.CreateOptions{})
+	must(t, err)
 }
 
 func b64(s string) string {
