@@ -100,6 +100,9 @@ vm: build images ## cgroup v2: limits, pods and lifetime in a small virtual mach
 fuzz: ## decoders and selectors against made-up input, FUZZTIME each
 	@hack/fuzz.sh $(FUZZTIME) $(GUIDED)
 
+crash: ## servers and etcd killed again and again under load, judged by what clients saw
+	PROA_CRASH_ROUNDS=$${ROUNDS:-30} $(GO) test -count=1 -timeout $(TIMEOUT) -run 'TestCrashes' -v ./cluster
+
 bench: build images ## the measures of bench/cluster.md
 	$(GO) run ./bench/cluster
 

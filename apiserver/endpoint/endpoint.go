@@ -213,7 +213,7 @@ func storeError(q Request, err error) error {
 	case errors.Is(err, store.ErrClosed), errors.Is(err, store.ErrUnavailable):
 		return apierrors.NewServiceUnavailable(err.Error())
 	case errors.Is(err, store.ErrUnconfirmed):
-		return apierrors.NewTimeoutError(err.Error(), 1)
+		return apierrors.NewTimeoutError(err.Error(), 0) // no Retry-After: clients would send it again unasked
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return apierrors.NewTimeoutError("the request did not complete within its time", 0)
 	}
