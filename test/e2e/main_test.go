@@ -21,6 +21,8 @@ import (
 const (
 	inside   = "PROA_E2E_INSIDE"
 	hostAddr = "192.168.77.10"
+	// instances is where a machine's instances find each other.
+	instances = "/run/proa-instances"
 	// outsideName is a name that only the machine's resolver knows.
 	outsideName, outsideAddr = "outside.example.org.", "203.0.113.7"
 )
@@ -41,6 +43,8 @@ func TestMain(m *testing.M) {
 	}
 	code := m.Run()
 	stop()
+	_ = unix.Unmount(instances, unix.MNT_DETACH)
+	_ = os.Remove(instances) // fails while the machine has instances of its own
 	os.Exit(code)
 }
 
@@ -76,6 +80,10 @@ func enter() int {
 // address and a default route, and a resolver that knows one outside name.
 func furnish() (stop func(), err error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return nil, err
+	}
+	// The machine's own instances are not this one's.
+	if err := errors.Join(os.MkdirAll(instances, 0o755), unix.Mount("none", instances, "tmpfs", 0, "")); err != nil {
 		return nil, err
 	}
 	lo, err := netlink.LinkByName("lo")
