@@ -112,6 +112,8 @@ func (f *upFlags) config(cmd *cobra.Command) (cfg cluster.Config, err error) {
 	if err := level.UnmarshalText([]byte(f.logLevel)); err != nil {
 		return cfg, fmt.Errorf("--log-level must be debug, info, warn or error, not %q", f.logLevel)
 	}
+	cfg.Flags = map[string]string{}
+	cmd.Flags().VisitAll(func(f *pflag.Flag) { cfg.Flags[f.Name] = f.Value.String() })
 	cfg.Log = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
 	return cfg, nil
 }

@@ -49,6 +49,8 @@ type Config struct {
 	// EncryptionConfig is a file of kind EncryptionConfiguration; empty has
 	// Secrets encrypted by a key in DataDir.
 	EncryptionConfig string
+	// Flags are what the process was started with, for those who ask the API.
+	Flags map[string]string
 	// RequestHeader names proxies in front of the API.
 	RequestHeader RequestHeader
 

@@ -87,6 +87,7 @@ func (c *Cluster) startAPI(context.Context) error {
 		EnablePlugins: c.cfg.EnablePlugins, DisablePlugins: c.cfg.DisablePlugins,
 		ExternalHost: net.JoinHostPort(c.advertised().String(), strconv.Itoa(c.cfg.APIPort)),
 		OpenAPI:      openapi.New(api.Builtin()), Node: c.nodeHandler, Bootstrap: append(rbac.Bootstrap(), c.dnsService()...), Log: c.cfg.Log,
+		Flags:      c.cfg.Flags,
 		FrontProxy: c.frontProxy.Identity(pki.FrontProxyName).Certificate, ExtensionAuthentication: c.extensionAuthentication(proxies, proxyCAs),
 	})
 	if err != nil {
