@@ -268,9 +268,9 @@ func webhook(t *testing.T, f http.HandlerFunc) string {
 }
 
 // TestAuthorizationWebhook goes through its answers, conditions and failures.
-func TestAuthorizationWebhook(t *testing.T) {
-	var calls atomic.Int64
-	kubeconfig := webhook(t, func(w http.ResponseWriter, r *http.Request) {
+// judgement answers reviews, and counts them.
+func judgement(calls *atomic.Int64) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
 		calls.Add(1)
 		var in authorizationv1.SubjectAccessReview
 		if err := json.NewDecoder(r.Body).Decode(&in); err != nil || r.URL.Path != "/review" || r.Header.Get("Authorization") != "Bearer t" || in.APIVersion != "authorization.k8s.io/v1" {
@@ -289,9 +289,12 @@ func TestAuthorizationWebhook(t *testing.T) {
 			return
 		}
 		_ = json.NewEncoder(w).Encode(in)
-	})
-	conf := func(policy string) string {
-		return `apiVersion: apiserver.config.k8s.io/v1
+	}
+}
+
+// oneWebhook is a configuration with a webhook that fails by the policy.
+func oneWebhook(kubeconfig, policy string) string {
+	return `apiVersion: apiserver.config.k8s.io/v1
 kind: AuthorizationConfiguration
 authorizers:
 - type: Webhook
@@ -309,10 +312,14 @@ authorizers:
 - type: RBAC
   name: rbac
 `
-	}
+}
+
+func TestAuthorizationWebhook(t *testing.T) {
+	var calls atomic.Int64
+	kubeconfig := webhook(t, judgement(&calls))
 	rbac := map[string]auth.Authorizer{"RBAC": auth.Always(auth.NoOpinion), "Node": auth.Always(auth.NoOpinion)}
 	open := func(policy string) *Authorization {
-		a, err := OpenAuthorization(write(t, filepath.Join(t.TempDir(), "c"), conf(policy)), slog.New(slog.DiscardHandler), rbac)
+		a, err := OpenAuthorization(write(t, filepath.Join(t.TempDir(), "c"), oneWebhook(kubeconfig, policy)), slog.New(slog.DiscardHandler), rbac)
 		if err != nil {
 			t.Fatal(err)
 		}
