@@ -113,6 +113,7 @@ type Server struct {
 	draining  context.Context // ends when Drain is called
 	drain     context.CancelFunc
 	ready     atomic.Bool
+	complete  chan struct{} // closed with ready
 	stopping  atomic.Bool
 }
 
@@ -136,7 +137,7 @@ func New(c Config) (*Server, error) {
 	if c.Reviewer == nil && c.Tokens != nil {
 		c.Reviewer = c.Tokens
 	}
-	s := &Server{cfg: c, peers: peers{identity: c.Peer}, metrics: newMetrics()}
+	s := &Server{cfg: c, complete: make(chan struct{}), peers: peers{identity: c.Peer}, metrics: newMetrics()}
 	s.limits = newLimits(&s.cfg, s.metrics)
 	s.draining, s.drain = context.WithCancel(context.Background())
 	s.backends, s.started = backends(c.DialPod), c.Now()
@@ -187,6 +188,9 @@ func NewCodec(r *api.Registry) store.Codec { return codec.Storage{Registry: r} }
 // everything else is the path of any request.
 func (s *Server) Client(u auth.User) client.Client { return newLocal(s.endpoint, u) }
 
+// Ready is closed when Run has created what every cluster has.
+func (s *Server) Ready() <-chan struct{} { return s.complete }
+
 // Handler serves requests.
 func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.serve) }
 
@@ -196,9 +200,13 @@ func (s *Server) Run(ctx context.Context) error {
 	defer s.callout.Close()
 	defer s.stopping.Store(true)
 	if err := s.bootstrap(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil // asked to stop; a request that was cut short says so in its own way
+		}
 		return err
 	}
 	s.ready.Store(true)
+	close(s.complete)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.keep(ctx) })
 	if s.cfg.Peer != "" {

@@ -98,12 +98,12 @@ func (c *Cluster) Run(ctx context.Context) error {
 	return errors.Join(err, c.parts.Stop())
 }
 
-// serve waits for the node and then for a reason to end. One loop sees all
+// serve waits until all is ready and then for a reason to end. One loop sees all
 // reasons, so that none is lost while the node is not Ready yet.
 func (c *Cluster) serve(ctx context.Context) (pods bool, err error) {
 	waiting, cancel := context.WithCancel(ctx)
 	node := make(chan error, 1)
-	go func() { node <- c.awaitNode(waiting) }()
+	go func() { node <- c.awaitReady(waiting) }()
 	defer func() {
 		cancel()
 		if node != nil {
@@ -169,8 +169,14 @@ func (c *Cluster) preflight(context.Context) error {
 	return nil
 }
 
-// awaitNode waits until this run's node is Ready, if there is to be one.
-func (c *Cluster) awaitNode(ctx context.Context) error {
+// awaitReady waits until the API has what every cluster has, and this run's node
+// is Ready, if there is to be one.
+func (c *Cluster) awaitReady(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-c.api.Ready():
+	}
 	if c.cfg.NoNode {
 		return nil
 	}

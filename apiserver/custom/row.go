@@ -279,7 +279,8 @@ func (d *definition) schemaOf(name string) []byte {
 	if err != nil || r.structural == nil || len(structuralschema.ValidateStructural(nil, r.structural)) > 0 {
 		return nil
 	}
-	s := r.structural.Unfold().ToKubeOpenAPI()
+	// Unfold writes to what it is called on, which requests read meanwhile.
+	s := r.structural.DeepCopy().Unfold().ToKubeOpenAPI()
 	if d.keepsUnknown {
 		s.AddExtension("x-kubernetes-preserve-unknown-fields", true)
 	}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -189,7 +190,7 @@ func TestDecide(t *testing.T) {
 // load is a metrics server whose running pods share a load evenly.
 type load struct {
 	c     *clienttest.Client
-	bytes int64
+	bytes atomic.Int64
 }
 
 func (l *load) Read(_ context.Context, namespace, _ string, _ *autoscalingv2.MetricSpec) Reading {
@@ -200,7 +201,7 @@ func (l *load) Read(_ context.Context, namespace, _ string, _ *autoscalingv2.Met
 		}
 	}
 	for name, s := range r.Pods {
-		s.Milli = l.bytes * 1000 / int64(len(r.Pods))
+		s.Milli = l.bytes.Load() * 1000 / int64(len(r.Pods))
 		r.Pods[name] = s
 	}
 	return r
@@ -216,7 +217,8 @@ spec: {replicas: 2, selector: {matchLabels: {app: web}}, template: {metadata: {l
 		if _, err := c.Create(ctx, d); err != nil {
 			t.Fatal(err)
 		}
-		l := &load{c: c.Client, bytes: 100}
+		l := &load{c: c.Client}
+		l.bytes.Store(100)
 		run, stop := context.WithCancel(ctx)
 		ended := make(chan error, 1)
 		go func() { ended <- Run(run, Config{Client: c, Metrics: l, Log: slog.New(slog.DiscardHandler)}) }()
@@ -234,7 +236,7 @@ spec: {replicas: 2, selector: {matchLabels: {app: web}}, template: {metadata: {l
 			wait  time.Duration
 			size  int32
 		}{{100, time.Minute, 2}, {400, time.Minute, 8}, {100, 4 * time.Minute, 8}, {100, 4 * time.Minute, 2}, {2000, 5 * time.Minute, 10}} {
-			l.bytes = step.bytes
+			l.bytes.Store(step.bytes)
 			time.Sleep(step.wait)
 			synctest.Wait()
 			if got := *client.Get[appsv1.Deployment](c.View(), "ns", "web").Spec.Replicas; got != step.size {

@@ -9,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"regexp"
+	"sync"
 	"testing"
 	"time"
 
@@ -163,9 +164,10 @@ func TestLifeIsWhatWasAskedFor(t *testing.T) {
 // TestKubeletsAreApproved: who may have a node's certificate gets it, also when
 // the permission comes later.
 func TestKubeletsAreApproved(t *testing.T) {
-	allowed := map[string]bool{}
+	var allowed sync.Map
 	may := func(a auth.Attributes) bool {
-		return a.Resource == "certificatesigningrequests" && a.Verb == "create" && allowed[a.User.Name+" "+a.Subresource]
+		_, ok := allowed.Load(a.User.Name + " " + a.Subresource)
+		return ok && a.Resource == "certificatesigningrequests" && a.Verb == "create"
 	}
 	ca := authority(t)
 	simulation.Run(t, nil, func(ctx context.Context, w *simulation.Cluster) {
@@ -192,7 +194,8 @@ func TestKubeletsAreApproved(t *testing.T) {
 		if s := ask("early", "system:bootstrap:abcdef", node, clientUses); s != "waits" {
 			t.Error("without permission:", s)
 		}
-		allowed["system:bootstrap:abcdef nodeclient"], allowed["system:node:n1 selfnodeclient"] = true, true
+		allowed.Store("system:bootstrap:abcdef nodeclient", true)
+		allowed.Store("system:node:n1 selfnodeclient", true)
 		if s := ask("own", "system:node:n1", node, clientUses); s != "Auto approving self kubelet client certificate after SubjectAccessReview." {
 			t.Error("its own:", s)
 		}

@@ -302,4 +302,3 @@ func TestDecisionsSettle(t *testing.T) {
 		}
 	})
 }
-

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -155,13 +156,14 @@ func (l *Local) write(keys []apiserverv1.Key) error {
 	return atomicfile.Write(l.path, append([]byte(head), data...), 0o600)
 }
 
-// newKey makes a key with a name that none of the others has.
+// newKey makes a key with a name that none of the others has, nor one that was
+// made in the same second and lost: which key is missing must be told by its name.
 func newKey(others []apiserverv1.Key) (apiserverv1.Key, error) {
 	secret := make([]byte, 32)
 	if _, err := rand.Read(secret); err != nil {
 		return apiserverv1.Key{}, err
 	}
-	name := "key-" + time.Now().UTC().Format("20060102-150405")
+	name := "key-" + time.Now().UTC().Format("20060102-150405") + "-" + strings.ToLower(rand.Text()[:4])
 	for slices.ContainsFunc(others, func(k apiserverv1.Key) bool { return k.Name == name }) {
 		name += "x"
 	}
