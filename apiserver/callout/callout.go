@@ -25,6 +25,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"path"
 	"strconv"
 	"sync"
 	"time"
@@ -196,6 +197,11 @@ func (t Target) url() (*url.URL, error) {
 	u, err := url.Parse(t.URL)
 	if err != nil {
 		return nil, fmt.Errorf("unparsable webhook URL: %w", err)
+	}
+	// As upstream's client joins it: many a webhook is registered with two
+	// slashes where its server has one.
+	if joined := path.Join("/", u.Path); joined != u.Path {
+		u.Path, u.RawPath = joined, ""
 	}
 	return u, nil
 }

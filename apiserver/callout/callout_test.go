@@ -275,3 +275,14 @@ func TestUnusedTransportsGo(t *testing.T) {
 func pemOf(der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
+
+func TestPathsAreJoined(t *testing.T) {
+	for given, want := range map[string]string{
+		"https://a:1//validate": "https://a:1/validate", "https://a:1/v/": "https://a:1/v", "https://a:1": "https://a:1/",
+		"https://a:1/v?x=1//": "https://a:1/v?x=1//",
+	} {
+		if u, err := (Target{URL: given}).url(); err != nil || u.String() != want {
+			t.Errorf("%s: %v %v, want %s", given, u, err, want)
+		}
+	}
+}

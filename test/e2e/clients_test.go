@@ -116,12 +116,15 @@ func TestClientOperator(t *testing.T) {
 	m.importImages()
 	m.proa("image", "import", "--data-dir", m.data, built(t, "training-operator.tar"))
 	m.k("apply", "--server-side", "-f", built(t, "training-operator.yaml"))
+	// As shipped it elects nobody, and its role is without leases.
+	m.k("-n", "kubeflow", "create", "role", "leads", "--verb=get,create,update", "--resource=leases.coordination.k8s.io")
+	m.k("-n", "kubeflow", "create", "rolebinding", "leads", "--role=leads", "--serviceaccount=kubeflow:training-operator")
 	m.k("-n", "kubeflow", "patch", "deployment/training-operator", "--type=json", "-p",
 		`[{"op":"replace","path":"/spec/template/spec/containers/0/command","value":["/manager","--leader-elect","--pytorch-init-container-image=busybox"]},
 		{"op":"replace","path":"/spec/template/spec/containers/0/image","value":"kubeflow/training-operator"},
 		{"op":"add","path":"/spec/template/spec/containers/0/imagePullPolicy","value":"IfNotPresent"}]`)
 	m.k("-n", "kubeflow", "rollout", "status", "deployment/training-operator", "--timeout=120s")
-	m.sees("training-operator", 10*time.Second, "-n", "kubeflow", "get", "lease", "-o", "jsonpath={.items[*].spec.holderIdentity}")
+	m.sees("training-operator", 30*time.Second, "-n", "kubeflow", "get", "lease", "-o", "jsonpath={.items[*].spec.holderIdentity}")
 
 	if said := m.refuses(strings.Replace(job, "name: pytorch,", "name: other,", 2)); !strings.Contains(said, `admission webhook "validator.pytorchjob.training-operator.kubeflow.org" denied the request`) {
 		t.Errorf("a job without its container: %s", said)
