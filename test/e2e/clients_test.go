@@ -82,6 +82,7 @@ func TestClientHelm(t *testing.T) {
 	}
 }
 
+// job's master stays until the workers have found it by name.
 const job = `
 apiVersion: kubeflow.org/v1
 kind: PyTorchJob
@@ -96,7 +97,7 @@ spec:
         spec:
           terminationGracePeriodSeconds: 1
           containers:
-          - {name: pytorch, image: busybox, imagePullPolicy: IfNotPresent, command: [sh, -c, 'echo rank $RANK of $WORLD_SIZE; sleep 1']}
+          - {name: pytorch, image: busybox, imagePullPolicy: IfNotPresent, command: [sh, -c, 'echo rank $RANK of $WORLD_SIZE; sleep 15']}
     Worker:
       replicas: 2
       restartPolicy: Never
@@ -131,6 +132,7 @@ func TestClientOperator(t *testing.T) {
 	}
 	m.apply(job)
 	m.k("wait", "--for=condition=Succeeded", "pytorchjob/lesson", "--timeout=120s")
+	m.wants("Succeeded", 60*time.Second, "{.status.phase}", "pod/lesson-worker-1") // the master alone decides
 	if got := m.k("logs", "lesson-worker-1", "-c", "pytorch"); got != "rank 2 of 3\n" {
 		t.Errorf("the second worker says %q", got)
 	}
