@@ -203,9 +203,9 @@ func TestImageVolumes(t *testing.T) {
 		return &runtimeapi.Mount{ContainerPath: dest, Image: &runtimeapi.ImageSpec{Image: "box"}, ImageSubPath: sub, Readonly: true}
 	}
 	config := containerConfig("c", "sleep")
-	config.Mounts = []*runtimeapi.Mount{volume("/vol/work", "etc"), volume("/vol", ""), volume("/trap", "trap")}
+	config.Mounts = []*runtimeapi.Mount{volume("/vol/tmp", "etc"), volume("/vol", ""), volume("/trap", "trap")}
 	id := w.start(pod, config)
-	for _, path := range []string{"/vol/etc/group", "/vol/work/group", "/trap/group"} {
+	for _, path := range []string{"/vol/etc/group", "/vol/tmp/group", "/trap/group"} {
 		if got := w.output(id, "read", path); !strings.Contains(got, "extra:x:200:web") {
 			t.Errorf("%s: %q", path, got)
 		}

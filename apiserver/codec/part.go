@@ -140,17 +140,17 @@ func (s Shape) Prepare(ctx context.Context, records ...*store.Record) error {
 		return nil
 	}
 	plain := Shape{Served: s.Served, Format: JSON}
-	var todo []*store.Record
+	var foreigners []*store.Record
 	for _, rec := range records {
 		obj, err := rec.Object()
 		if err != nil {
 			return err
 		}
 		if foreign(s.Served, obj) && !rec.HasForm(plain.formName()) {
-			todo = append(todo, rec)
+			foreigners = append(foreigners, rec)
 		}
 	}
-	for part := range slices.Chunk(todo, convertBatch) {
+	for part := range slices.Chunk(foreigners, convertBatch) {
 		if err := plain.convertAll(ctx, part); err != nil {
 			return err
 		}
