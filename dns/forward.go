@@ -92,8 +92,10 @@ func (f *forwarder) configure(path string) ([]*resolver, error) {
 		r := &resolver{addr: a, token: fmt.Sprintf("%016x.loop.proa.", rand.Uint64())}
 		next, fresh = append(next, r), append(fresh, r)
 	}
-	f.resolvers.Store(&next)
-	f.cache.clear()
+	if !slices.Equal(next, old) {
+		f.resolvers.Store(&next)
+		f.cache.clear()
+	}
 	return fresh, nil
 }
 

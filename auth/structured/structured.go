@@ -70,7 +70,6 @@ func open[T any](file string, log *slog.Logger, build func(data []byte) (*T, err
 
 // Run reads the file again whenever it changes, until ctx ends.
 func (c *current[T]) Run(ctx context.Context) error {
-	c.reload() // it may have changed since it was opened
 	return filewatch.Watch(ctx, c.file, c.reload)
 }
 

@@ -15,38 +15,52 @@ import (
 
 const events = unix.IN_CLOSE_WRITE | unix.IN_MOVED_TO | unix.IN_CREATE | unix.IN_DELETE | unix.IN_MOVED_FROM
 
-// Watch calls changed after each possible change of the file at path, until
-// ctx ends. It may call it without need: for other files beside it, too.
+// Watch calls changed once it watches, for what came before, and after each
+// possible change of the file at path, until ctx ends. It may call it without
+// need: for other files beside it, too. No change is missed: the next watches
+// stand before changed is called.
 func Watch(ctx context.Context, path string, changed func()) error {
 	for {
-		err := once(ctx, path)
+		w, err := newWatch(path)
+		if err != nil {
+			return fmt.Errorf("watch %s: %w", path, err)
+		}
+		changed()
+		err = w.await(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
 		if err != nil {
-			return err
+			return fmt.Errorf("watch %s: %w", path, err)
 		}
-		changed()
 	}
 }
 
-// once returns after the first events. The watches are made anew each time,
-// since a link may lead elsewhere now.
-func once(ctx context.Context, path string) error {
+// watch is good for one batch of events: it is made anew each time, since a
+// link may lead elsewhere then.
+type watch struct{ events *os.File }
+
+func newWatch(path string) (*watch, error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
-		return fmt.Errorf("watch %s: %w", path, err)
+		return nil, err
 	}
 	f := os.NewFile(uintptr(fd), "inotify") // non-blocking: Close ends a Read
-	defer f.Close()
 	for _, dir := range dirs(path) {
 		if _, err := unix.InotifyAddWatch(fd, dir, events); err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("watch %s: %w", dir, err)
+			f.Close()
+			return nil, err
 		}
 	}
-	stop := context.AfterFunc(ctx, func() { f.Close() })
+	return &watch{f}, nil
+}
+
+// await returns after the first events, or with an error when ctx ends.
+func (w *watch) await(ctx context.Context) error {
+	defer w.events.Close()
+	stop := context.AfterFunc(ctx, func() { w.events.Close() })
 	defer stop()
-	_, err = f.Read(make([]byte, 64<<10))
+	_, err := w.events.Read(make([]byte, 64<<10))
 	return err
 }
 
