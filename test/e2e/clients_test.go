@@ -108,6 +108,21 @@ spec:
           - {name: pytorch, image: busybox, imagePullPolicy: IfNotPresent, command: [sh, -c, 'echo rank $RANK of $WORLD_SIZE; sleep 1']}
 `
 
+// waits is the workers' init container, as the operator lets one choose it: the
+// nslookup of Debian's busybox fails unless every domain of the search list
+// knows the name.
+const waits = `
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: workers, namespace: kubeflow}
+data:
+  initContainer.yaml: |
+    - name: init-pytorch
+      image: {{.InitContainerImage}}
+      imagePullPolicy: IfNotPresent
+      command: [sh, -c, 'for i in $(seq {{.MaxTries}}); do ping -c 1 {{.MasterAddr}} && exit 0; sleep 1; done; exit 1']
+`
+
 // TestClientOperator runs an operator as its authors ship it, in a pod: custom
 // resources, a webhook whose certificate it makes itself, leader election, and
 // jobs of several pods.
@@ -120,10 +135,13 @@ func TestClientOperator(t *testing.T) {
 	// As shipped it elects nobody, and its role is without leases.
 	m.k("-n", "kubeflow", "create", "role", "leads", "--verb=get,create,update", "--resource=leases.coordination.k8s.io")
 	m.k("-n", "kubeflow", "create", "rolebinding", "leads", "--role=leads", "--serviceaccount=kubeflow:training-operator")
+	m.apply(waits)
 	m.k("-n", "kubeflow", "patch", "deployment/training-operator", "--type=json", "-p",
 		`[{"op":"replace","path":"/spec/template/spec/containers/0/command","value":["/manager","--leader-elect","--pytorch-init-container-image=busybox"]},
 		{"op":"replace","path":"/spec/template/spec/containers/0/image","value":"kubeflow/training-operator"},
-		{"op":"add","path":"/spec/template/spec/containers/0/imagePullPolicy","value":"IfNotPresent"}]`)
+		{"op":"add","path":"/spec/template/spec/containers/0/imagePullPolicy","value":"IfNotPresent"},
+		{"op":"add","path":"/spec/template/spec/volumes/-","value":{"name":"workers","configMap":{"name":"workers"}}},
+		{"op":"add","path":"/spec/template/spec/containers/0/volumeMounts/-","value":{"name":"workers","mountPath":"/etc/config"}}]`)
 	m.k("-n", "kubeflow", "rollout", "status", "deployment/training-operator", "--timeout=120s")
 	m.sees("training-operator", 30*time.Second, "-n", "kubeflow", "get", "lease", "-o", "jsonpath={.items[*].spec.holderIdentity}")
 
