@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -12,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/containerd/console"
 )
 
 const rich = `
@@ -189,23 +192,46 @@ func (m *machine) execAndAttach() {
 	if got := m.output(in); got != "THROUGH THE PIPE\n" {
 		m.t.Errorf("standard input: %q", got)
 	}
-	// script gives kubectl a terminal, so that -t has one to pass on.
-	tty := exec.Command("script", "-qec", strings.Join(m.kube("exec", "-it", "rich", "-c", "main", "--", "sh", "-c", "'tty; stty size'").Args, " "), "/dev/null")
-	tty.Env, tty.Stdin = m.kube().Env, bytes.NewReader(nil)
-	if out, err := tty.CombinedOutput(); err != nil || !strings.Contains(string(out), "/dev/pts/") {
-		m.t.Errorf("terminal: %q %v", out, err)
-	}
+	m.terminal()
 	m.apply(box("echoer", "echo ready; exec cat", "    stdin: true\n"))
 	defer m.k("delete", "pod", "echoer", "--now")
 	m.k("wait", "--for=condition=Ready", "pod/echoer", "--timeout=30s")
 	attach := m.kube("attach", "-i", "echoer")
 	attach.Stdin = strings.NewReader("over and out\n")
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
-	defer cancel()
-	bounded := exec.CommandContext(ctx, attach.Args[0], attach.Args[1:]...)
-	bounded.Env, bounded.Stdin = attach.Env, attach.Stdin
-	_, _ = bounded.CombinedOutput() // it stays attached when the input ends
+	if err := attach.Start(); err != nil {
+		m.t.Fatal(err)
+	}
 	m.sees("over and out", 10*time.Second, "logs", "echoer")
+	_ = attach.Process.Kill() // it stays attached when the input ends
+	_ = attach.Wait()
+}
+
+// terminal gives kubectl a terminal, so that -t has one to pass on.
+func (m *machine) terminal() {
+	m.t.Helper()
+	pty, path, err := console.NewPty()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer pty.Close()
+	if err := pty.Resize(console.WinSize{Height: 31, Width: 97}); err != nil {
+		m.t.Fatal(err)
+	}
+	tty, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	cmd := m.kube("exec", "-it", "rich", "-c", "main", "--", "sh", "-c", "tty; until stty size | grep 97; do sleep 0.1; done")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = tty, tty, tty
+	err = cmd.Start()
+	tty.Close()
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	out, _ := io.ReadAll(pty) // it ends with an error when nobody holds the other end
+	if err := cmd.Wait(); err != nil || !strings.Contains(string(out), "/dev/pts/") || !strings.Contains(string(out), "31 97") {
+		m.t.Errorf("terminal: %q %v", out, err)
+	}
 }
 
 func (m *machine) copies() {
