@@ -41,8 +41,8 @@ func (s *Server) servePath(x *exchange) {
 		x.json(http.StatusOK, metav1.RootPaths{Paths: s.rootPaths()})
 	case path == "/version":
 		x.json(http.StatusOK, Version())
-	case strings.HasPrefix(path, debugFairness):
-		s.serveFairness(x, strings.TrimPrefix(path, debugFairness))
+	case strings.HasPrefix(path, debugPaths):
+		s.serveDebug(x, path)
 	case path == "/metrics":
 		s.metrics.handler.ServeHTTP(x, x.r)
 	case path == "/metrics/slis":
@@ -74,6 +74,7 @@ func (s *Server) serveOpenAPI(x *exchange) {
 		x.fail(noPath())
 		return
 	}
+	s.custom.Settle(x.r.Context())
 	if local, ok := s.cfg.OpenAPI.(aggregate.Local); ok {
 		s.aggregate.ServeOpenAPI(x, x.r, local)
 		return
@@ -94,6 +95,7 @@ func (s *Server) serveDiscovery(x *exchange, path string) {
 		return
 	}
 	x.Header().Add("Vary", "Accept")
+	s.custom.Settle(x.r.Context())
 	doc := s.discoveryDocument(path, w)
 	if doc == nil {
 		x.fail(noPath())

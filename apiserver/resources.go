@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"context"
 	"net/http"
 	"slices"
 	"strings"
@@ -28,7 +29,7 @@ func (s *Server) dispatch(x *exchange, user auth.User) {
 		s.servePath(x)
 		return
 	}
-	served, err := s.find(x.t)
+	served, err := s.find(x.r.Context(), x.t)
 	if err == nil {
 		err = s.serveResource(x, user, served)
 	}
@@ -38,11 +39,14 @@ func (s *Server) dispatch(x *exchange, user auth.User) {
 }
 
 // find looks the resource up and checks that the URL's scope and verb suit it.
-func (s *Server) find(t target) (api.Served, error) {
+func (s *Server) find(ctx context.Context, t target) (api.Served, error) {
 	gvr := schema.GroupVersionResource{Group: t.Group, Version: t.Version, Resource: t.Plural}
 	served, ok := s.cfg.Registry.ByGVR(gvr)
 	if !ok {
-		return served, noPath()
+		s.custom.Expect(ctx, gvr)
+		if served, ok = s.cfg.Registry.ByGVR(gvr); !ok {
+			return served, noPath()
+		}
 	}
 	if t.Namespace != "" && !served.Namespaced && t.Plural != "namespaces" {
 		return served, noPath()

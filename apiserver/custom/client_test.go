@@ -172,14 +172,22 @@ func TestRatcheting(t *testing.T) {
 	}
 }
 
-// TestRestart finds definitions and objects again.
+// TestRestart finds definitions and objects again, with the first request: who
+// has seen /readyz may count on them.
 func TestRestart(t *testing.T) {
 	h := start(t)
 	h.define(widgets)
 	_, err := h.dynamic.Resource(gvr("example.com", "v1", "widgets")).Namespace("default").Create(t.Context(), object(t, redWidget), metav1.CreateOptions{})
 	must(t, err)
 	h.stop()
-	h = startOn(t, h.fs)
+	h = openOn(t, h.fs, nil)
+	if a := h.get("/apis/example.com/v1/namespaces/default/widgets/w"); a.code != 200 {
+		t.Errorf("the first request: %d %s", a.code, a.body)
+	}
+	if a := h.get("/apis/example.com/v1"); a.code != 200 || !strings.Contains(string(a.body), `"widgets/scale"`) {
+		t.Errorf("discovery at first: %d %s", a.code, a.body)
+	}
+	h.eventually("the server is ready", func() bool { return h.get("/readyz").code == 200 })
 	got, err := h.dynamic.Resource(gvr("example.com", "v1", "widgets")).Namespace("default").Get(t.Context(), "w", metav1.GetOptions{})
 	must(t, err)
 	if c, _, _ := unstructured.NestedString(got.Object, "spec", "colour"); c != "green" {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -47,6 +48,9 @@ type Follower struct {
 	known map[string]*served // by name of the definition
 	again map[string]time.Time
 	tasks *errgroup.Group
+	// opening is there while a definition's first Established is being written:
+	// it is closed when what the definition defines is served, or will not be.
+	opening atomic.Pointer[chan struct{}]
 }
 
 // served is what the follower did about one definition.
@@ -179,8 +183,9 @@ func (f *Follower) tryAgain(ctx context.Context) {
 	}
 }
 
-// see makes of a definition what it asks for: rows first, then the status that
-// says so.
+// see makes of a definition what it asks for. What is established already gets
+// its rows first; what is not gets them when that is written, so that nobody
+// uses a resource of whose definition the follower still has to write.
 func (f *Follower) see(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition) {
 	delete(f.again, crd.Name)
 	s := f.known[crd.Name]
@@ -200,9 +205,11 @@ func (f *Follower) see(ctx context.Context, crd *apiextensionsv1.CustomResourceD
 		next.Status = *status
 	}
 	s.crd = next
-	f.serve(ctx, s)
+	if isTrue(&crd.Status, apiextensionsv1.Established) {
+		f.serve(ctx, s)
+	}
 	if status != nil {
-		f.write(ctx, s, next)
+		f.write(ctx, s, crd, next)
 	}
 	if before != nil && !equality.Semantic.DeepEqual(before.Status.AcceptedNames, next.Status.AcceptedNames) {
 		f.reconsider(ctx, next)
@@ -233,17 +240,22 @@ func (f *Follower) reconsider(ctx context.Context, changed *apiextensionsv1.Cust
 	}
 }
 
-// write stores a status. Who loses against another writer is told of the
-// other's state next.
-func (f *Follower) write(ctx context.Context, s *served, next *apiextensionsv1.CustomResourceDefinition) {
+// write stores the status of next, which is judged of was. Who loses against
+// another writer is told of the other's state next.
+func (f *Follower) write(ctx context.Context, s *served, was, next *apiextensionsv1.CustomResourceDefinition) {
+	if !isTrue(&was.Status, apiextensionsv1.Established) && isTrue(&next.Status, apiextensionsv1.Established) {
+		defer f.open()()
+	}
 	obj, err := f.cfg.Client.Update(ctx, next, "status")
-	switch {
-	case err == nil:
+	if err == nil {
 		if crd, ok := obj.(*apiextensionsv1.CustomResourceDefinition); ok {
 			s.crd = crd
 		}
-	case apierrors.IsConflict(err), apierrors.IsNotFound(err), ctx.Err() != nil:
-	default:
+		f.serve(ctx, s)
+		return
+	}
+	s.crd = was
+	if !apierrors.IsConflict(err) && !apierrors.IsNotFound(err) && ctx.Err() == nil {
 		f.cfg.Log.Warn("the status of a CustomResourceDefinition could not be written", "name", next.Name, "err", err)
 		f.again[next.Name] = time.Now().Add(retryAfter)
 	}
@@ -266,7 +278,7 @@ func (f *Follower) forget(ctx context.Context, name string) {
 // serve makes the definition's rows where it has none, or has changed.
 func (f *Follower) serve(ctx context.Context, s *served) {
 	crd := s.crd
-	ready := isTrue(&crd.Status, apiextensionsv1.NamesAccepted) || isTrue(&crd.Status, apiextensionsv1.Established)
+	ready := isTrue(&crd.Status, apiextensionsv1.Established)
 	if s.row != nil {
 		s.row.Custom.Closing.Store(crd.DeletionTimestamp != nil)
 	}

@@ -49,8 +49,17 @@ func (everybody) Authenticate(*http.Request) (auth.User, bool, error) {
 
 func start(t *testing.T) *harness { return startOn(t, vfs.NewMem()) }
 
-// startOn runs a server on what is in a file system.
+// startOn runs a server on what is in a file system, and waits until it is ready.
 func startOn(t *testing.T, fs vfs.FS) *harness {
+	t.Helper()
+	h := openOn(t, fs, nil)
+	h.eventually("the server is ready", func() bool { return h.get("/readyz").code == http.StatusOK })
+	return h
+}
+
+// openOn runs a server and does not wait; around, if not nil, goes between it and
+// the store.
+func openOn(t *testing.T, fs vfs.FS, around func(store.Interface) store.Interface) *harness {
 	t.Helper()
 	engine, err := pebble.Open(pebble.Config{Dir: "/data", FS: fs})
 	must(t, err)
@@ -59,8 +68,12 @@ func startOn(t *testing.T, fs vfs.FS) *harness {
 	must(t, err)
 	h.store, err = store.New(store.Config{Engine: engine, Codec: apiserver.NewCodec(h.registry), Registry: h.registry})
 	must(t, err)
+	var world store.Interface = h.store
+	if around != nil {
+		world = around(world)
+	}
 	h.Server, err = apiserver.New(apiserver.Config{
-		Store: h.store, Registry: h.registry, Authenticator: everybody{}, Authorizer: auth.Authorizers{auth.Masters{}},
+		Store: world, Registry: h.registry, Authenticator: everybody{}, Authorizer: auth.Authorizers{auth.Masters{}},
 		ServiceCIDR: netip.MustParsePrefix("10.96.0.0/24"), ExternalHost: "192.0.2.1:6443",
 	})
 	must(t, err)
@@ -92,7 +105,6 @@ func startOn(t *testing.T, fs vfs.FS) *harness {
 	must(t, err)
 	h.dynamic, err = dynamic.NewForConfig(c)
 	must(t, err)
-	h.eventually("the server is ready", func() bool { return h.get("/readyz").code == http.StatusOK })
 	return h
 }
 
