@@ -20,7 +20,7 @@ OLDER    = $(shell cd test/kubectl/older && $(GO) list -m -f '{{.Version}}' k8s.
 # is built once is used again.
 export CGO_ENABLED := 0
 
-.PHONY: help up build demo test check unit race e2e clients kubectls vm bench clean deps images conformance-suite conformance-api conformance-short
+.PHONY: help up build demo test check unit race e2e clients kubectls vm bench bench-api upstream goldens clean deps images conformance-suite conformance-api conformance-short
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -105,6 +105,21 @@ crash: ## servers and etcd killed again and again under load, judged by what cli
 
 bench: build images ## the measures of bench/cluster.md
 	$(GO) run ./bench/cluster
+
+# Upstream's own programs, of the release that proa serves the API of: half an
+# hour on two cores from an empty build cache.
+UPSTREAM := bin/upstream
+
+upstream: $(UPSTREAM)/upstream.stamp ## build etcd, kube-apiserver and kube-controller-manager, to compare with
+
+$(UPSTREAM)/upstream.stamp: test/conformance/go.mod test/conformance/go.sum test/etcd/go.mod test/etcd/go.sum
+	@mkdir -p $(UPSTREAM)
+	cd test/etcd && $(GO) build -ldflags '-s -w' -o ../../$(UPSTREAM)/etcd .
+	cd test/conformance && $(GO) build -ldflags '-s -w $(KUBECTL_VERSION)' -o ../../$(UPSTREAM)/ k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kube-controller-manager k8s.io/kubernetes/cmd/kubectl
+	@touch $@
+
+bench-api: build upstream ## the measures of bench/api.md: proa beside upstream, in turns
+	$(GO) run ./bench/api
 
 clean: ## remove what was built
 	rm -rf bin runtime/shimbin/proa-shim

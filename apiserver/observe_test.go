@@ -80,7 +80,8 @@ func TestMetrics(t *testing.T) {
 	if strings.Contains(text, "invented") || strings.Contains(text, "made.up") {
 		t.Error("a client's invention became a label")
 	}
-	for path, want := range map[string]string{"/statusz": "Binary version: v1.37", "/flagz": "kube-apiserver flagz"} {
+	for path, want := range map[string]string{"/statusz": "Binary version: v1.37", "/flagz": "kube-apiserver flagz",
+		"/debug/pprof": "full goroutine stack dump", "/debug/pprof/goroutine?debug=1": "goroutine profile: total", "/debug/pprof/none": "Unknown profile", "/debug/none": "NotFound"} {
 		if w := h.callWith(http.MethodGet, path, nil); !strings.Contains(w.Body.String(), want) {
 			t.Errorf("%s: %s", path, w.Body)
 		}

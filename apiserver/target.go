@@ -111,7 +111,7 @@ func (t target) collection() bool {
 
 // long tells requests that have no deadline of their own: watches and streams.
 func (t target) long(query url.Values) bool {
-	if t.Verb == "watch" || t.Verb == "connect" {
+	if t.Verb == "watch" || t.Verb == "connect" || strings.HasPrefix(t.Path, debugPprof) {
 		return true
 	}
 	switch t.Subresource {

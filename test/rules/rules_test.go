@@ -27,7 +27,8 @@ var rooms = [][]string{
 	{"controllers", "scheduler", "kubelet", "runtime", "proxy", "dns", "apiserver"},
 	{"cluster"},
 	{"cli"},
-	{"cmd", "test", "bench"},
+	{"cmd", "test"},
+	{"bench"},
 }
 
 // onlyIn lists imports that only some places may have, and why.
