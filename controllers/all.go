@@ -26,7 +26,9 @@ import (
 	"proa/controllers/protection"
 	"proa/controllers/quota"
 	"proa/controllers/replicaset"
+	"proa/controllers/resourceclaim"
 	"proa/controllers/serviceaccount"
+	"proa/controllers/servicecidr"
 	"proa/controllers/statefulset"
 	"proa/controllers/volume"
 	"proa/reconcile"
@@ -70,13 +72,19 @@ func All(c Config) []reconcile.Controller {
 		quota.Controller(registry),
 		protection.Claims(),
 		protection.Volumes(),
+		protection.Classes(),
 		migration.Controller(registry),
 		volume.Claims(),
 		volume.Volumes(),
 		volume.Ephemeral(),
+		volume.Expander(),
+		resourceclaim.Pods(),
+		resourceclaim.Claims(),
 		endpoints.Slices(),
 		endpoints.Legacy(),
 		endpoints.Mirror(),
+		servicecidr.Controller(),
+		servicecidr.Repair(),
 		garbage.Controller(registry),
 		namespace.Controller(registry),
 		serviceaccount.Controller(),
@@ -89,6 +97,7 @@ func All(c Config) []reconcile.Controller {
 		node.Lifecycle(),
 		node.Evictor(),
 		node.PodGC(),
+		node.TTL(),
 		node.Ranges(c.ClusterCIDR),
 	}
 	return append(all, c.credentials()...)

@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -23,6 +24,7 @@ import (
 
 const (
 	ipAddresses  = "networking.k8s.io/ipaddresses"
+	serviceCIDRs = "networking.k8s.io/servicecidrs"
 	ipManagedBy  = "ipallocator.k8s.io"
 	ipTries      = 64  // random tries before the range is walked
 	minStatic    = 16  // addresses at the range's start that are left to people
@@ -34,8 +36,10 @@ const (
 //
 // A cluster IP is taken by the IPAddress object of its name, which is created in
 // the Service's own transaction: two Services cannot get one address, and there is
-// no other record of what is taken (KEP-1880). A node port is taken in the same
-// way by a record of its own, which the API does not show.
+// no other record of what is taken (KEP-1880). It comes from the ranges that
+// ServiceCIDR objects name and that are ready; cidr is the one of the
+// configuration, which says of which family they are. A node port is taken in the
+// same way by a record of its own, which the API does not show.
 type services struct {
 	cidr  netip.Prefix
 	ports [2]int
@@ -85,7 +89,7 @@ func (s *services) allocateIPs(r *Request, svc, old *corev1.Service) error {
 	if len(ips) == 0 {
 		ip, err := s.freeIP(r.World)
 		if err != nil {
-			return apierrors.NewInternalError(fmt.Errorf("failed to allocate a cluster IP: %w", err))
+			return apierrors.NewInternalError(fmt.Errorf("failed to allocate a serviceIP for Service %q: %w", svc.Name, err))
 		}
 		ips = []string{ip.String()}
 	}
@@ -102,10 +106,43 @@ func (s *services) allocateIPs(r *Request, svc, old *corev1.Service) error {
 	return nil
 }
 
+// ranges are the prefixes that addresses come from now: those of the family in
+// ServiceCIDRs that are ready and stay, that of the configuration first. Before
+// there is any such object it is the configuration's.
+func (s *services) ranges(world store.Snapshot) (out []netip.Prefix) {
+	none := true
+	for _, r := range every[*networkingv1.ServiceCIDR](world, serviceCIDRs, "") {
+		none = false
+		// The first range says nothing of itself while the server starts.
+		ready := meta.IsStatusConditionTrue(r.Status.Conditions, networkingv1.ServiceCIDRConditionReady) ||
+			len(r.Status.Conditions) == 0 && slices.Equal(r.Spec.CIDRs, []string{s.cidr.String()})
+		if r.DeletionTimestamp != nil || !ready {
+			continue
+		}
+		for _, text := range r.Spec.CIDRs {
+			if p, err := netip.ParsePrefix(text); err == nil && p.Addr().Is4() == s.cidr.Addr().Is4() && !slices.Contains(out, p.Masked()) {
+				out = append(out, p.Masked())
+			}
+		}
+	}
+	if none {
+		return []netip.Prefix{s.cidr}
+	}
+	if i := slices.Index(out, s.cidr); i > 0 {
+		out[0], out[i] = out[i], out[0]
+	}
+	return out
+}
+
 func (s *services) takeIP(r *Request, svc *corev1.Service, text string) error {
 	ip, err := netip.ParseAddr(text)
-	if err != nil || !s.cidr.Contains(ip) {
-		return fmt.Errorf("the provided IP (%s) is not in the valid range. The range of valid IPs is %s", text, s.cidr)
+	ranges := s.ranges(r.World)
+	in := slices.IndexFunc(ranges, func(p netip.Prefix) bool { return p.Contains(ip) })
+	if err != nil || in < 0 {
+		return errors.New("the provided network does not match the current range")
+	}
+	if n := size(ranges[in]); ip == ranges[in].Addr() || ip.Is4() && n > 2 && ip == at(ranges[in], n-1) {
+		return fmt.Errorf("the provided IP (%s) is not in the valid range. The range of valid IPs is %s", text, ranges[in])
 	}
 	key := store.Key{Resource: ipAddresses, Name: ip.String()}
 	if r.World.Get(key) != nil {
@@ -129,34 +166,46 @@ func (s *services) ipAddress(ip netip.Addr, svc *corev1.Service) *networkingv1.I
 	return obj
 }
 
-// freeIP picks an address nobody has, from beyond those that are left for people
-// to choose (KEP-3070) while there are any.
+// freeIP picks an address nobody has, of the first range that has one.
 func (s *services) freeIP(world store.Snapshot) (netip.Addr, error) {
-	bits := s.cidr.Addr().BitLen() - s.cidr.Bits()
-	size := uint64(1) << min(bits, 62)
-	if size < 4 {
-		return netip.Addr{}, fmt.Errorf("the range %s is too small", s.cidr)
+	for _, p := range s.ranges(world) {
+		if ip, found := freeIn(world, p); found {
+			return ip, nil
+		}
 	}
-	last := size - 2 // the network's first address and IPv4's last are no hosts
-	static := min(max(size/16, minStatic), maxStatic)
+	return netip.Addr{}, errors.New("range is full")
+}
+
+// freeIn picks an address of one range, from beyond those that are left for people
+// to choose (KEP-3070) while there are any.
+func freeIn(world store.Snapshot, p netip.Prefix) (netip.Addr, bool) {
+	n := size(p)
+	if n < 4 {
+		return netip.Addr{}, false
+	}
+	last := n - 2 // the network's first address and IPv4's last are no hosts
+	static := min(max(n/16, minStatic), maxStatic)
 	if static < last {
 		for range ipTries {
-			if ip := s.at(static + rand.Uint64N(last-static+1)); !taken(world, ip) {
-				return ip, nil
+			if ip := at(p, static+rand.Uint64N(last-static+1)); !taken(world, ip) {
+				return ip, true
 			}
 		}
 	}
 	for n := uint64(0); n < min(last, maxWalkedIPs); n++ {
-		if ip := s.at(last - n); !taken(world, ip) {
-			return ip, nil
+		if ip := at(p, last-n); !taken(world, ip) {
+			return ip, true
 		}
 	}
-	return netip.Addr{}, fmt.Errorf("range is full: %s", s.cidr)
+	return netip.Addr{}, false
 }
 
-// at is the n-th address of the range.
-func (s *services) at(n uint64) netip.Addr {
-	raw := s.cidr.Addr().AsSlice()
+// size is how many addresses a prefix has, 1<<62 at most.
+func size(p netip.Prefix) uint64 { return uint64(1) << min(p.Addr().BitLen()-p.Bits(), 62) }
+
+// at is the n-th address of a prefix.
+func at(p netip.Prefix, n uint64) netip.Addr {
+	raw := p.Addr().AsSlice()
 	for i := len(raw) - 1; i >= 0 && n > 0; i-- {
 		n += uint64(raw[i])
 		raw[i] = byte(n)

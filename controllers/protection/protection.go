@@ -1,6 +1,6 @@
 // Package protection keeps volumes and their claims while they are in use: a
-// finalizer holds what is deleted until no pod uses the claim, and no claim the
-// volume.
+// finalizer holds what is deleted until no pod uses the claim, no claim the
+// volume, and neither a claim nor a volume an attributes class.
 package protection
 
 import (
@@ -8,7 +8,9 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 
+	"proa/api"
 	"proa/client"
 	"proa/controllers/pods"
 	"proa/reconcile"
@@ -18,6 +20,7 @@ import (
 const (
 	claimFinalizer  = "kubernetes.io/pvc-protection"
 	volumeFinalizer = "kubernetes.io/pv-protection"
+	classFinalizer  = "kubernetes.io/vac-protection"
 )
 
 // Claims protects claims that pods use.
@@ -52,6 +55,71 @@ func Volumes() reconcile.Controller {
 			return protect(volume, volumeFinalizer, func() bool { return volume.Status.Phase == corev1.VolumeBound })
 		},
 	}
+}
+
+// Classes protects attributes classes that claims or volumes name (KEP-3751).
+func Classes() reconcile.Controller {
+	return reconcile.Controller{
+		Name: "volumeattributesclass-protection-controller",
+		Watches: []reconcile.Watch{
+			{Resource: client.Row[storagev1.VolumeAttributesClass]()},
+			{Resource: client.Row[corev1.PersistentVolumeClaim](), Keys: classesLeft},
+			{Resource: client.Row[corev1.PersistentVolume](), Keys: classesLeft},
+		},
+		Decide: func(v client.View, _ time.Time, key client.Key) reconcile.Plan {
+			class := client.Get[storagev1.VolumeAttributesClass](v, "", key.Name)
+			if class == nil {
+				return reconcile.Plan{}
+			}
+			return protect(class, classFinalizer, func() bool { return named(v, class.Name) })
+		},
+	}
+}
+
+// classesLeft wakes the classes that a claim or volume does not name any more.
+func classesLeft(_ client.View, e client.Event) (keys []client.Key) {
+	if e.Old == nil {
+		return nil
+	}
+	for _, name := range classesOf(e.Old) {
+		if e.New == nil || !slices.Contains(classesOf(e.New), name) {
+			keys = append(keys, client.Key{Name: name})
+		}
+	}
+	return keys
+}
+
+// classesOf are the attributes classes that a claim or a volume has, wants or is
+// on its way to.
+func classesOf(obj client.Object) (names []string) {
+	add := func(list ...*string) {
+		for _, name := range list {
+			if name != nil && *name != "" {
+				names = append(names, *name)
+			}
+		}
+	}
+	switch o := obj.(type) {
+	case *corev1.PersistentVolume:
+		add(o.Spec.VolumeAttributesClassName)
+	case *corev1.PersistentVolumeClaim:
+		add(o.Spec.VolumeAttributesClassName, o.Status.CurrentVolumeAttributesClassName)
+		if m := o.Status.ModifyVolumeStatus; m != nil {
+			add(&m.TargetVolumeAttributesClassName)
+		}
+	}
+	return names
+}
+
+func named(v client.View, class string) bool {
+	for _, row := range []*api.Resource{client.Row[corev1.PersistentVolume](), client.Row[corev1.PersistentVolumeClaim]()} {
+		for obj := range v.List(row, "") {
+			if slices.Contains(classesOf(obj), class) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // claimsOf wakes the claims of a pod that ends or goes; the others were looked

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -76,4 +77,28 @@ func TestVolumeStaysWhileBound(t *testing.T) {
 			t.Error("the volume stays although it is released")
 		}
 	}, Volumes())
+}
+
+func TestAnAttributesClassStaysWhileNamed(t *testing.T) {
+	simulation.Run(t, nil, func(ctx context.Context, c *simulation.Cluster) {
+		class := &storagev1.VolumeAttributesClass{ObjectMeta: metav1.ObjectMeta{Name: "fast"}, DriverName: "d", Parameters: map[string]string{"a": "b"}}
+		claim := &corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "data"}, Spec: corev1.PersistentVolumeClaimSpec{
+			VolumeAttributesClassName: &class.Name, AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+			Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}}}}
+		for _, obj := range []client.Object{class, claim} {
+			if _, err := c.Create(ctx, obj); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i, obj := range []client.Object{class, claim} {
+			time.Sleep(time.Second)
+			if err := c.Delete(ctx, c.Registry().Of(obj), client.KeyOf(obj), metav1.DeleteOptions{}); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Second)
+			if there := client.Get[storagev1.VolumeAttributesClass](c.View(), "", "fast") != nil; there != (i == 0) {
+				t.Errorf("after deleting %d of class and claim the class is there: %v", i+1, there)
+			}
+		}
+	}, Classes())
 }

@@ -297,6 +297,12 @@ func boundStatus(pv *corev1.PersistentVolume, claim *corev1.PersistentVolumeClai
 	return s
 }
 
+// requested is the size that a claim asks for.
+func requested(claim *corev1.PersistentVolumeClaim) *resource.Quantity {
+	q := claim.Spec.Resources.Requests[corev1.ResourceStorage]
+	return &q
+}
+
 func storage(pv *corev1.PersistentVolume) resource.Quantity {
 	return pv.Spec.Capacity[corev1.ResourceStorage]
 }

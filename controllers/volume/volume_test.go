@@ -288,7 +288,9 @@ func agree(t *testing.T, v client.View) {
 // A decision that changed nothing is the last: the world stands still.
 func TestDecisionsSettle(t *testing.T) {
 	run(t, func(ctx context.Context, c *simulation.Cluster) {
-		create(t, c, pv("a", "1Gi", ""), pvc("x", "1Gi", ""), pvc("y", "1Gi", ""))
+		create(t, c, pv("a", "1Gi", ""), pvc("x", "1Gi", ""))
+		expect(t, c, "x Bound a\na Bound x\n")
+		create(t, c, pvc("y", "1Gi", ""))
 		expect(t, c, "x Bound a\ny Pending \na Bound x\n")
 		at := c.View().Revision()
 		for _, k := range []string{"x", "y"} {

@@ -3,7 +3,7 @@
 //
 // A claim of the class gets a volume when the scheduler has chosen this node for
 // the pod that uses it; the volume can be used on this node only, and its size is
-// a wish, not a limit. When the claim is gone and the volume says Delete, the
+// a wish, not a limit, so it grows as soon as its claim does. When the claim is gone and the volume says Delete, the
 // directory goes with everything in it, and then the volume.
 package localpath
 
@@ -37,10 +37,10 @@ const again = time.Minute
 
 // Class is the storage class of claims that name none.
 func Class() *storagev1.StorageClass {
-	wait, policy := storagev1.VolumeBindingWaitForFirstConsumer, corev1.PersistentVolumeReclaimDelete
+	wait, policy, grows := storagev1.VolumeBindingWaitForFirstConsumer, corev1.PersistentVolumeReclaimDelete, true
 	return &storagev1.StorageClass{
 		ObjectMeta:  metav1.ObjectMeta{Name: ClassName, Annotations: map[string]string{"storageclass.kubernetes.io/is-default-class": "true"}},
-		Provisioner: Name, VolumeBindingMode: &wait, ReclaimPolicy: &policy,
+		Provisioner: Name, VolumeBindingMode: &wait, ReclaimPolicy: &policy, AllowVolumeExpansion: &grows,
 	}
 }
 
@@ -65,11 +65,15 @@ func Run(ctx context.Context, c Config) error {
 func (c Config) provisioner() reconcile.Controller {
 	return reconcile.Controller{
 		Name:    Name,
-		Watches: []reconcile.Watch{{Resource: client.Row[corev1.PersistentVolumeClaim]()}},
+		Watches: []reconcile.Watch{{Resource: client.Row[corev1.PersistentVolumeClaim]()}, {Resource: client.Row[corev1.PersistentVolume](), Keys: claimOf}},
 		Decide: func(v client.View, _ time.Time, key client.Key) reconcile.Plan {
 			claim := client.Get[corev1.PersistentVolumeClaim](v, key.Namespace, key.Name)
-			if claim == nil || claim.DeletionTimestamp != nil || claim.Spec.VolumeName != "" ||
-				claim.Annotations[volumehelper.AnnStorageProvisioner] != Name || claim.Annotations[volumehelper.AnnSelectedNode] != c.NodeName {
+			switch {
+			case claim == nil || claim.DeletionTimestamp != nil:
+				return reconcile.Plan{}
+			case claim.Spec.VolumeName != "":
+				return c.grow(v, claim)
+			case claim.Annotations[volumehelper.AnnStorageProvisioner] != Name || claim.Annotations[volumehelper.AnnSelectedNode] != c.NodeName:
 				return reconcile.Plan{}
 			}
 			class := client.Get[storagev1.StorageClass](v, "", volumehelper.GetPersistentVolumeClaimClass(claim))
@@ -79,6 +83,15 @@ func (c Config) provisioner() reconcile.Controller {
 			return c.decide(claim, class)
 		},
 	}
+}
+
+// claimOf wakes the claim of a volume.
+func claimOf(_ client.View, e client.Event) []client.Key {
+	pv, _ := e.New.(*corev1.PersistentVolume)
+	if pv == nil || pv.Spec.ClaimRef == nil {
+		return nil
+	}
+	return []client.Key{{Namespace: pv.Spec.ClaimRef.Namespace, Name: pv.Spec.ClaimRef.Name}}
 }
 
 func nameFor(claim *corev1.PersistentVolumeClaim) string { return "pvc-" + string(claim.UID) }
@@ -97,6 +110,31 @@ func (c Config) decide(claim *corev1.PersistentVolumeClaim, class *storagev1.Sto
 			return reconcile.Plan{Events: []reconcile.Event{reconcile.Warning(claim, "ProvisioningFailed", err.Error())}}
 		},
 	}}}
+}
+
+// grow makes a volume of this node as large as its claim asks for by now, and then
+// says so in the claim.
+func (c Config) grow(v client.View, claim *corev1.PersistentVolumeClaim) reconcile.Plan {
+	pv := client.Get[corev1.PersistentVolume](v, "", claim.Spec.VolumeName)
+	if pv == nil || claim.Status.Phase != corev1.ClaimBound || !c.ours(pv) || !volumehelper.IsVolumeBoundToClaim(pv, claim) {
+		return reconcile.Plan{}
+	}
+	want, has, told := claim.Spec.Resources.Requests[corev1.ResourceStorage], pv.Spec.Capacity[corev1.ResourceStorage], claim.Status.Capacity[corev1.ResourceStorage]
+	switch {
+	case want.Cmp(told) <= 0:
+		return reconcile.Plan{}
+	case want.Cmp(has) > 0:
+		next := pv.DeepCopy()
+		next.Spec.Capacity[corev1.ResourceStorage] = want
+		return reconcile.Plan{Writes: []reconcile.Write{{Op: reconcile.Update, Object: next}}}
+	}
+	next := claim.DeepCopy()
+	next.Status.Capacity[corev1.ResourceStorage] = want
+	next.Status.AllocatedResources = corev1.ResourceList{corev1.ResourceStorage: want}
+	return reconcile.Plan{
+		Writes: []reconcile.Write{{Op: reconcile.Update, Object: next, Subresource: "status"}},
+		Events: []reconcile.Event{reconcile.Normal(claim, "VolumeResizeSuccessful", "Resize volume succeeded")},
+	}
 }
 
 func (c Config) volume(claim *corev1.PersistentVolumeClaim, class *storagev1.StorageClass) *corev1.PersistentVolume {
@@ -160,8 +198,12 @@ func (c Config) sweep(ctx context.Context, view client.View) (failed bool) {
 // released tells a volume of this node whose directory is to go. Only what this
 // package has made, under its own name in its own directory, is ever removed.
 func (c Config) released(pv *corev1.PersistentVolume) bool {
-	return pv.Annotations[volumehelper.AnnDynamicallyProvisioned] == Name && pv.Status.Phase == corev1.VolumeReleased &&
-		pv.Spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimDelete &&
+	return pv.Status.Phase == corev1.VolumeReleased && pv.Spec.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimDelete && c.ours(pv)
+}
+
+// ours tells a volume that this package has made on this node.
+func (c Config) ours(pv *corev1.PersistentVolume) bool {
+	return pv.Annotations[volumehelper.AnnDynamicallyProvisioned] == Name &&
 		pv.Spec.HostPath != nil && filepath.Base(pv.Name) == pv.Name && pv.Spec.HostPath.Path == filepath.Join(c.Dir, pv.Name)
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	volumehelper "k8s.io/component-helpers/storage/volume"
 	"sigs.k8s.io/yaml"
@@ -85,4 +86,41 @@ func claim(t *testing.T, c client.Client, name, node string) *corev1.PersistentV
 		t.Fatal(err)
 	}
 	return made.(*corev1.PersistentVolumeClaim)
+}
+
+func TestAVolumeGrowsWithItsClaim(t *testing.T) {
+	c := Config{NodeName: "here", Dir: "/volumes"}
+	world := clienttest.New(Class())
+	claim := claim(t, world, "data", "here")
+	pv := c.volume(claim, Class())
+	if _, err := world.Create(t.Context(), pv); err != nil {
+		t.Fatal(err)
+	}
+	next := claim.DeepCopy()
+	next.Spec.VolumeName = pv.Name
+	next.Status.Phase, next.Status.Capacity = corev1.ClaimBound, corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}
+	next.Spec.Resources.Requests[corev1.ResourceStorage] = resource.MustParse("3Gi")
+	for turn, want := range []string{"the volume", "the claim", ""} {
+		plan := c.grow(world.View(), next)
+		if len(plan.Writes) == 0 {
+			if want != "" {
+				t.Fatalf("turn %d: %s does not grow", turn, want)
+			}
+			continue
+		}
+		switch obj := plan.Writes[0].Object.(type) {
+		case *corev1.PersistentVolume:
+			if _, err := world.Update(t.Context(), obj, ""); err != nil || want != "the volume" {
+				t.Fatalf("turn %d: volume, %v", turn, err)
+			}
+		case *corev1.PersistentVolumeClaim:
+			next = obj
+			if got := next.Status.Capacity[corev1.ResourceStorage]; got.String() != "3Gi" || want != "the claim" {
+				t.Fatalf("turn %d: the claim says %s", turn, &got)
+			}
+		}
+	}
+	if c.grow(world.View(), next); client.Get[corev1.PersistentVolume](world.View(), "", pv.Name).Spec.Capacity.Storage().String() != "3Gi" {
+		t.Error("the volume did not grow")
+	}
 }
