@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -138,7 +139,7 @@ func (c *Cluster) start(ctx context.Context) error {
 			return err
 		}
 		if err := step(ctx); err != nil {
-			return err
+			return cmp.Or(ctx.Err(), err) // who was told to end need not explain
 		}
 	}
 	return nil

@@ -1,8 +1,11 @@
 package e2e
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -50,6 +53,50 @@ func TestLifetime(t *testing.T) {
 	}
 	t.Run("nothing acknowledged is lost", func(t *testing.T) { m := m.in(t); m.killedWhileWriting() })
 	t.Run("a reboot", func(t *testing.T) { m := m.in(t); m.reboots(before) })
+}
+
+// TestStartIsInterrupted ends proa at moments of its start: at once and in good
+// order when asked, and never so that it could not start again.
+func TestStartIsInterrupted(t *testing.T) {
+	m := newMachine(t)
+	for i := range 16 {
+		asked := i%2 == 0
+		cmd := exec.Command(binary, "up", "--data-dir", m.data, "--run-dir", m.run, "--node-name", "one")
+		var log bytes.Buffer
+		cmd.Env, cmd.Stdout, cmd.Stderr = m.env(), &log, &log
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Duration(15+20*i) * time.Millisecond)
+		s := syscall.SIGKILL
+		if asked {
+			s = syscall.SIGTERM
+		}
+		_ = cmd.Process.Signal(s)
+		late := time.AfterFunc(30*time.Second, func() { _ = cmd.Process.Kill() })
+		err := cmd.Wait()
+		if !late.Stop() {
+			t.Fatalf("it did not end when asked after %d ms\n%s", 15+20*i, &log)
+		}
+		if asked && err != nil && !byDefault(err) {
+			t.Errorf("asked after %d ms it ends with %v\n%s", 15+20*i, err, &log)
+		}
+	}
+	m.start()
+	m.importImages()
+	m.apply(box("after", "sleep 1000"))
+	m.k("wait", "--for=condition=Ready", "pod/after", "--timeout=30s")
+}
+
+// byDefault tells that the process was ended by the signal before it had taken
+// the signal into its own hands.
+func byDefault(err error) bool {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return false
+	}
+	status, ok := exit.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled()
 }
 
 func (m *machine) restarts(pod string) int {
