@@ -65,6 +65,7 @@ func All(c Config) []reconcile.Controller {
 		daemonset.Controller(),
 		statefulset.Controller(),
 		job.Controller(),
+		job.Orphans(),
 		job.TTL(),
 		cronjob.Controller(),
 		disruption.Controller(registry),

@@ -13,6 +13,10 @@ import (
 	"proa/controllers/pods"
 )
 
+// ignoredFailures is the annotation of a pod that counts those failures of its index
+// that a rule ignores.
+const ignoredFailures = "batch.kubernetes.io/job-index-ignored-failure-count"
+
 // indexes is a set of completion indexes, written "1,3-5,7".
 type indexes []int
 
@@ -153,7 +157,7 @@ func (w *work) note(p *corev1.Pod) {
 		if w.applyPolicy(p) {
 			u.Failed = append(u.Failed, p.UID)
 		}
-		if w.Spec.BackoffLimitPerIndex != nil && i >= 0 && w.failuresAt(p) > *w.Spec.BackoffLimitPerIndex {
+		if failures, _ := w.triesWith(p); w.perIndex() && i >= 0 && failures > *w.Spec.BackoffLimitPerIndex {
 			w.failedIndexes.add(i)
 		}
 	}
@@ -164,20 +168,49 @@ func (w *work) counted(p *corev1.Pod) bool {
 	return pods.Finished(p) || w.hasFailed(p)
 }
 
-// failuresAt is how often a pod's index has failed with this pod.
-func (w *work) failuresAt(p *corev1.Pod) int32 {
+// perIndex tells whether every index has a limit of failures of its own.
+func (w *work) perIndex() bool { return w.Spec.BackoffLimitPerIndex != nil }
+
+// tries is how often a pod's index failed before it, as its annotations say: that
+// counted, and that was ignored by the pod failure policy.
+func tries(p *corev1.Pod) (failures, ignored int32) {
 	n, _ := strconv.ParseInt(p.Annotations[batchv1.JobIndexFailureCountAnnotation], 10, 32)
-	return int32(n) + 1
+	m, _ := strconv.ParseInt(p.Annotations[ignoredFailures], 10, 32)
+	return int32(n), int32(m)
 }
+
+// triesWith is tries with the failure of this pod.
+func (w *work) triesWith(p *corev1.Pod) (failures, ignored int32) {
+	failures, ignored = tries(p)
+	if action, _, _ := w.ruleFor(p); action == batchv1.PodFailurePolicyActionIgnore {
+		return failures, ignored + 1
+	}
+	return failures + 1, ignored
+}
+
+// lastTries are, by index, the pod of the newest try.
+func (w *work) lastTries() map[int]*corev1.Pod {
+	if w.newest != nil || !w.perIndex() {
+		return w.newest
+	}
+	w.newest = map[int]*corev1.Pod{}
+	for _, p := range w.pods {
+		i := indexOf(p)
+		if old := w.newest[i]; i >= 0 && (old == nil || total(tries(p)) > total(tries(old))) {
+			w.newest[i] = p
+		}
+	}
+	return w.newest
+}
+
+func total(failures, ignored int32) int32 { return failures + ignored }
 
 // keptForIndex keeps the last failed pod of an index, whose annotation counts
 // its failures, until it is replaced or the index is given up.
 func (w *work) keptForIndex(p *corev1.Pod) bool {
 	i := indexOf(p)
-	if w.Spec.BackoffLimitPerIndex == nil || i < 0 || p.Status.Phase == corev1.PodSucceeded || w.failedIndexes.has(i) || w.completed.has(i) {
+	if !w.perIndex() || i < 0 || p.Status.Phase == corev1.PodSucceeded || w.failedIndexes.has(i) || w.completed.has(i) || w.stopping() != nil {
 		return false
 	}
-	return !slices.ContainsFunc(w.pods, func(o *corev1.Pod) bool {
-		return o.UID != p.UID && indexOf(o) == i && w.failuresAt(o) > w.failuresAt(p)
-	})
+	return total(tries(w.lastTries()[i])) <= total(tries(p))
 }

@@ -60,7 +60,8 @@ type work struct {
 	events []reconcile.Event
 
 	completed, failedIndexes indexes
-	stop                     *verdict // a rule of the pod failure policy that ends the Job
+	newest                   map[int]*corev1.Pod // see lastTries
+	stop                     *verdict            // a rule of the pod failure policy that ends the Job
 }
 
 // Decide is the controller's decision.

@@ -29,7 +29,7 @@ func (w *work) manage() {
 	if room <= 0 {
 		return
 	}
-	if pause := w.pause(); pause > 0 {
+	if pause := w.pause(); pause > 0 && !w.perIndex() {
 		w.wait = pods.Sooner(w.wait, pause)
 		return
 	}
@@ -83,7 +83,7 @@ func (w *work) freeIndexes(n int) []int {
 	}
 	var out []int
 	for i := 0; i < w.completions() && len(out) < n; i++ {
-		if !busy[i] && !w.completed.has(i) && !w.failedIndexes.has(i) {
+		if !busy[i] && !w.completed.has(i) && !w.failedIndexes.has(i) && !w.pausedAt(i) {
 			out = append(out, i)
 		}
 	}
@@ -113,9 +113,25 @@ func (w *work) pause() time.Duration {
 	if failures == 0 {
 		return 0
 	}
-	pause := min(firstPause<<min(failures-1, 10), longestPause)
-	return max(last.Add(pause).Sub(w.now), 0)
+	return max(last.Add(doubled(failures)).Sub(w.now), 0)
 }
+
+// pausedAt tells whether an index that has a limit of its own waits after its last
+// failure, however the others do.
+func (w *work) pausedAt(i int) bool {
+	p := w.lastTries()[i]
+	if p == nil || !w.hasFailed(p) {
+		return false
+	}
+	pause := ended(p).Add(doubled(int(total(w.triesWith(p))))).Sub(w.now)
+	if pause > 0 {
+		w.wait = pods.Sooner(w.wait, pause)
+	}
+	return pause > 0
+}
+
+// doubled is the pause after n failures.
+func doubled(n int) time.Duration { return min(firstPause<<min(n-1, 10), longestPause) }
 
 // ended is when a pod's last container ended, as far as it says.
 func ended(p *corev1.Pod) time.Time {
@@ -150,14 +166,15 @@ func (w *work) give(p *corev1.Pod, index int) {
 	p.GenerateName = fmt.Sprintf("%s-%d-", w.Name, index)
 	p.Spec.Hostname = w.Name + "-" + i
 	p.Annotations, p.Labels = with(p.Annotations, batchv1.JobCompletionIndexAnnotation, i), with(p.Labels, batchv1.JobCompletionIndexAnnotation, i)
-	if w.Spec.BackoffLimitPerIndex != nil {
-		n := int32(0)
-		for _, o := range w.pods {
-			if indexOf(o) == index && w.hasFailed(o) {
-				n = max(n, w.failuresAt(o))
-			}
+	if w.perIndex() {
+		var failures, ignored int32
+		if last := w.lastTries()[index]; last != nil && w.hasFailed(last) {
+			failures, ignored = w.triesWith(last)
 		}
-		p.Annotations[batchv1.JobIndexFailureCountAnnotation] = strconv.Itoa(int(n))
+		p.Annotations[batchv1.JobIndexFailureCountAnnotation] = strconv.Itoa(int(failures))
+		if ignored > 0 {
+			p.Annotations[ignoredFailures] = strconv.Itoa(int(ignored))
+		}
 	}
 	env := corev1.EnvVar{Name: "JOB_COMPLETION_INDEX", ValueFrom: &corev1.EnvVarSource{
 		FieldRef: &corev1.ObjectFieldSelector{FieldPath: "metadata.labels['" + batchv1.JobCompletionIndexAnnotation + "']"}}}

@@ -158,30 +158,35 @@ func (w *work) finish(v *verdict) {
 	}
 }
 
-// applyPolicy finds the first rule of the pod failure policy that a failed pod
-// matches, does what it says, and tells whether the failure counts.
+// applyPolicy does what the pod failure policy says of a failed pod, and tells
+// whether the failure counts.
 func (w *work) applyPolicy(p *corev1.Pod) bool {
-	if w.Spec.PodFailurePolicy == nil || p.Status.Phase != corev1.PodFailed {
-		return true
-	}
-	for i, rule := range w.Spec.PodFailurePolicy.Rules {
-		why, ok := matches(rule, p)
-		if !ok {
-			continue
+	action, why, i := w.ruleFor(p)
+	switch action {
+	case batchv1.PodFailurePolicyActionIgnore:
+		return false
+	case batchv1.PodFailurePolicyActionFailIndex:
+		if at := indexOf(p); at >= 0 && w.perIndex() {
+			w.failedIndexes.add(at)
 		}
-		switch rule.Action {
-		case batchv1.PodFailurePolicyActionIgnore:
-			return false
-		case batchv1.PodFailurePolicyActionFailIndex:
-			if at := indexOf(p); at >= 0 && w.Spec.BackoffLimitPerIndex != nil {
-				w.failedIndexes.add(at)
-			}
-		case batchv1.PodFailurePolicyActionFailJob:
-			w.stop = &verdict{reason: batchv1.JobReasonPodFailurePolicy, message: fmt.Sprintf("%s matching FailJob rule at index %d", why, i)}
-		}
-		return true
+	case batchv1.PodFailurePolicyActionFailJob:
+		w.stop = &verdict{reason: batchv1.JobReasonPodFailurePolicy, message: fmt.Sprintf("%s matching FailJob rule at index %d", why, i)}
 	}
 	return true
+}
+
+// ruleFor is what the first rule of the pod failure policy that a failed pod matches
+// says, or nothing.
+func (w *work) ruleFor(p *corev1.Pod) (action batchv1.PodFailurePolicyAction, why string, index int) {
+	if w.Spec.PodFailurePolicy == nil || p.Status.Phase != corev1.PodFailed {
+		return "", "", -1
+	}
+	for i, rule := range w.Spec.PodFailurePolicy.Rules {
+		if why, ok := matches(rule, p); ok {
+			return rule.Action, why, i
+		}
+	}
+	return "", "", -1
 }
 
 func matches(rule batchv1.PodFailurePolicyRule, p *corev1.Pod) (why string, ok bool) {
