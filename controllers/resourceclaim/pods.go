@@ -58,7 +58,9 @@ func podsOfClaim(v client.View, e client.Event) (keys []client.Key) {
 		return nil
 	}
 	for p := range client.List[corev1.Pod](v, claim.Namespace) {
-		if slices.ContainsFunc(p.Spec.ResourceClaims, func(c corev1.PodResourceClaim) bool { return c.ResourceClaimName != nil && *c.ResourceClaimName == claim.Name }) {
+		if slices.ContainsFunc(p.Spec.ResourceClaims, func(c corev1.PodResourceClaim) bool {
+			return c.ResourceClaimName != nil && *c.ResourceClaimName == claim.Name
+		}) {
 			keys = append(keys, client.KeyOf(p))
 		}
 	}
