@@ -69,6 +69,7 @@ func All(c Config) []reconcile.Controller {
 		job.TTL(),
 		cronjob.Controller(),
 		disruption.Controller(registry),
+		disruption.Stale(),
 		clusterrole.Controller(),
 		quota.Controller(registry),
 		protection.Claims(),

@@ -33,7 +33,7 @@ func (r *runner) apply(ctx context.Context, plan Plan) outcome {
 			n = run(rest)
 		}
 		if err := r.applyRun(ctx, rest[:n]); err != nil {
-			if n > 1 || !rest[0].Optional {
+			if !rest[0].Optional {
 				return failed(err)
 			}
 			later = errors.Join(later, err)
@@ -58,14 +58,14 @@ func failed(err error) outcome {
 	}
 }
 
-// run is the length of the first run of creates, or deletes, of one kind.
+// run is the length of the first run of creates, deletes or updates of one kind.
 func run(writes []Write) int {
 	first := writes[0]
-	if first.Op != Create && first.Op != Delete {
+	if first.Op == Post || first.Subresource != "" {
 		return 1
 	}
 	n := 1
-	for n < len(writes) && writes[n].Op == first.Op && sameKind(writes[n].Object, first.Object) {
+	for n < len(writes) && writes[n].Op == first.Op && writes[n].Optional == first.Optional && writes[n].Subresource == "" && sameKind(writes[n].Object, first.Object) {
 		n++
 	}
 	return n
@@ -79,19 +79,21 @@ func sameKind(a, b client.Object) bool {
 // begun only when all of the one before, half its size, succeeded.
 func (r *runner) applyRun(ctx context.Context, writes []Write) error {
 	size := 1
-	if writes[0].Op == Delete {
+	if writes[0].Op != Create {
 		size = parallelism
 	}
+	var later error
 	for len(writes) > 0 {
 		batch := writes[:min(size, len(writes))]
-		errs := r.together(ctx, batch)
-		if err := r.report(ctx, batch, errs); err != nil {
+		err := r.report(ctx, batch, r.together(ctx, batch))
+		if err != nil && !batch[0].Optional {
 			return err
 		}
+		later = errors.Join(later, err)
 		writes = writes[len(batch):]
 		size = min(2*size, parallelism)
 	}
-	return nil
+	return later
 }
 
 // together does the writes of a batch at once and returns an error for each.

@@ -54,8 +54,9 @@ type Plan struct {
 	// delete of what is gone has succeeded; a create that is refused because
 	// its namespace is being deleted ends the attempt for good.
 	Writes []Write
-	// Parallel lets the loop apply neighbouring creates, or deletes, of one
-	// resource several at a time (pods of a large ReplicaSet). Creates start
+	// Parallel lets the loop apply neighbouring creates, deletes, or updates of
+	// the objects themselves, of one resource several at a time (pods of a large
+	// ReplicaSet). Each must be of another object. Creates start
 	// slowly, 1, 2, 4, ... at a time, so that a quota that refuses one is not
 	// asked for all.
 	Parallel bool

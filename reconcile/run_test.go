@@ -290,3 +290,32 @@ func TestIdleHasNoWorkers(t *testing.T) {
 		}
 	}, Controller{Name: "x", Workers: 5, Watches: own(), Decide: func(client.View, time.Time, client.Key) Plan { return Plan{} }})
 }
+
+// Of optional writes that go together one may fail, and the rest is done.
+func TestOptionalWritesGoTogetherAndOn(t *testing.T) {
+	c := clienttest.New(configMap("a"), configMap("b"), configMap("c"), configMap("d"))
+	c.Fault = func(verb string, obj client.Object, _ string) error {
+		if verb == "update" && obj.GetName() == "b" {
+			return errors.New("no")
+		}
+		return nil
+	}
+	running(t, c, func() {
+		for _, name := range []string{"a", "c", "d"} {
+			if got := client.Get[corev1.ConfigMap](c.View(), "ns", name).Data["x"]; got != "1" {
+				t.Errorf("%s has %q", name, got)
+			}
+		}
+	}, Controller{Name: "x", Watches: []Watch{{Resource: client.Row[corev1.ConfigMap](), Keys: func(client.View, client.Event) []client.Key { return []client.Key{{Name: "all"}} }}},
+		Decide: func(v client.View, _ time.Time, _ client.Key) Plan {
+			plan := Plan{Parallel: true}
+			for m := range client.List[corev1.ConfigMap](v, "ns") {
+				if m.Data["x"] == "" {
+					next := m.DeepCopy()
+					next.Data = map[string]string{"x": "1"}
+					plan.Writes = append(plan.Writes, Write{Op: Update, Object: next, Optional: true})
+				}
+			}
+			return plan
+		}})
+}

@@ -96,10 +96,8 @@ func Decide(v client.View, now time.Time, key client.Key) reconcile.Plan {
 		return reconcile.Plan{Writes: claims, Parallel: true}
 	}
 	s := &set{DaemonSet: ds, now: now}
-	s.history = history.Of(v, history.Owner{Object: ds, Row: row, Selector: sel, Template: &ds.Spec.Template, Collisions: ds.Status.CollisionCount})
-	if s.history.Collided {
-		return s.collide()
-	}
+	s.history = history.Of(v, history.Owner{Object: ds, Row: row, Selector: sel, Template: &ds.Spec.Template,
+		Collisions: ds.Status.CollisionCount, Collide: s.collide})
 	if len(s.history.Writes) > 0 {
 		return reconcile.Plan{Writes: s.history.Writes}
 	}
@@ -115,14 +113,10 @@ func Decide(v client.View, now time.Time, key client.Key) reconcile.Plan {
 	return reconcile.Plan{Writes: append(s.status(), s.trim(mine)...), Events: s.events, After: s.wait}
 }
 
-func (s *set) collide() reconcile.Plan {
+func (s *set) collide(n *int32) client.Object {
 	next := s.DeepCopy()
-	n := int32(1)
-	if next.Status.CollisionCount != nil {
-		n += *next.Status.CollisionCount
-	}
-	next.Status.CollisionCount = &n
-	return reconcile.Plan{Writes: []reconcile.Write{{Op: reconcile.Update, Object: next, Subresource: "status"}}}
+	next.Status.CollisionCount = n
+	return next
 }
 
 func (s *set) trim(mine []*corev1.Pod) []reconcile.Write {
@@ -215,9 +209,12 @@ func (s *set) replace(n place, p *corev1.Pod) {
 	s.deleteAll([]*corev1.Pod{p})
 }
 
+// create makes a node's pod. Where that fails the status is written all the same:
+// else it would wait for the last of the pods.
 func (s *set) create(n place) {
 	if len(s.writes) < burst {
-		s.writes = append(s.writes, pods.Creation(s.DaemonSet, s.newPod(n.Name), nil))
+		failed := func(error) []reconcile.Write { return s.status() }
+		s.writes = append(s.writes, pods.Creation(s.DaemonSet, s.newPod(n.Name), failed))
 	}
 }
 

@@ -2,6 +2,7 @@ package daemonset
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -11,7 +12,9 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"proa/client"
@@ -220,5 +223,34 @@ func TestOnDeleteWaitsForThePersonAndUndoFindsHistory(t *testing.T) {
 		}
 		time.Sleep(5 * time.Second)
 		want(t, "after deletion", where(c), "a=v4")
+	}, Controller())
+}
+
+func TestTheStatusComesThoughPodsCannotBeMade(t *testing.T) {
+	prepare := func(c *simulation.Cluster) {
+		c.Fault = func(verb string, obj client.Object, _ string) error {
+			if _, pod := obj.(*corev1.Pod); pod && verb == "create" {
+				return apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "x", errors.New("exceeded quota"))
+			}
+			return nil
+		}
+	}
+	simulation.Run(t, prepare, func(ctx context.Context, c *simulation.Cluster) {
+		for i := range 3 {
+			if _, err := c.Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("node-", i)}}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		labels := map[string]string{"app": "d"}
+		ds := &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "d"}, Spec: appsv1.DaemonSetSpec{Selector: &metav1.LabelSelector{MatchLabels: labels},
+			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}}}}
+		if _, err := c.Create(ctx, ds); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		s := client.Get[appsv1.DaemonSet](c.View(), "ns", "d").Status
+		if s.DesiredNumberScheduled != 3 || s.CurrentNumberScheduled != 0 || s.ObservedGeneration == 0 {
+			t.Errorf("status %+v", s)
+		}
 	}, Controller())
 }

@@ -110,3 +110,31 @@ func TestUnscalableControllerAllowsNothing(t *testing.T) {
 		t.Errorf("%+v", plan)
 	}
 }
+
+func TestADisruptionThatDidNotComeIsTakenBack(t *testing.T) {
+	pod := func(reason string, change func(p *corev1.Pod)) client.View {
+		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "p", UID: "p"}}
+		p.Status.Conditions = []corev1.PodCondition{{Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: reason, LastTransitionTime: metav1.NewTime(now)}}
+		if change != nil {
+			change(p)
+		}
+		return clienttest.World(p)
+	}
+	for name, tc := range map[string]struct {
+		view  client.View
+		after time.Duration
+		back  bool
+		wait  time.Duration
+	}{
+		"young":    {pod("PreemptionByScheduler", nil), time.Minute, false, time.Minute},
+		"stale":    {pod("PreemptionByScheduler", nil), 2 * time.Minute, true, 0},
+		"kubelets": {pod(corev1.PodReasonTerminationByKubelet, nil), time.Hour, false, 0},
+		"deleted":  {pod("x", func(p *corev1.Pod) { p.DeletionTimestamp = &metav1.Time{Time: now} }), time.Hour, false, 0},
+		"finished": {pod("x", func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }), time.Hour, false, 0},
+	} {
+		plan := decideStale(tc.view, now.Add(tc.after), client.Key{Namespace: "ns", Name: "p"})
+		if got := len(plan.Writes) == 1; got != tc.back || plan.After != tc.wait {
+			t.Errorf("%s: taken back %v, after %v", name, got, plan.After)
+		}
+	}
+}

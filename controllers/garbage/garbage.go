@@ -10,6 +10,7 @@
 package garbage
 
 import (
+	"iter"
 	"slices"
 	"strings"
 	"time"
@@ -66,7 +67,7 @@ func (c *collector) keys(v client.View, e client.Event) []client.Key {
 	}
 	var keys []client.Key
 	if e.New == nil || waits(e.New) {
-		for _, d := range c.dependents(v, e.Object()) {
+		for d := range c.dependents(v, e.Object()) {
 			keys = append(keys, keyOf(d.row, d.Object))
 		}
 	}
@@ -89,7 +90,7 @@ func matters(old, obj client.Object) bool {
 func (c *collector) owners(v client.View, obj client.Object) []client.Key {
 	var keys []client.Key
 	for _, ref := range obj.GetOwnerReferences() {
-		if row, owner, _ := c.owner(v, obj, ref); owner != nil && waits(owner) {
+		if row, owner, _ := c.owner(v, obj, ref); owner != nil && (waits(owner) || orphans(owner)) {
 			keys = append(keys, keyOf(row, owner))
 		}
 	}
@@ -99,6 +100,11 @@ func (c *collector) owners(v client.View, obj client.Object) []client.Key {
 // waits tells whether an object is being deleted in the foreground.
 func waits(obj client.Object) bool {
 	return obj.GetDeletionTimestamp() != nil && slices.Contains(obj.GetFinalizers(), metav1.FinalizerDeleteDependents)
+}
+
+// orphans tells whether an object is being deleted without its dependents.
+func orphans(obj client.Object) bool {
+	return obj.GetDeletionTimestamp() != nil && slices.Contains(obj.GetFinalizers(), metav1.FinalizerOrphanDependents)
 }
 
 // owner finds what a reference names; nil where it is gone. served is false
@@ -130,19 +136,19 @@ type dependent struct {
 }
 
 // dependents are the objects of all kinds that name this owner where they may.
-func (c *collector) dependents(v client.View, owner client.Object) []dependent {
-	var out []dependent
-	for _, row := range c.registry.All() {
-		if row.NewList == nil || row.Key() == "events" {
-			continue
-		}
-		for obj := range v.Index(row, "ownerUID", string(owner.GetUID())) {
-			if owner.GetNamespace() == "" || owner.GetNamespace() == obj.GetNamespace() {
-				out = append(out, dependent{row, obj})
+func (c *collector) dependents(v client.View, owner client.Object) iter.Seq[dependent] {
+	return func(yield func(dependent) bool) {
+		for _, row := range c.registry.All() {
+			if row.NewList == nil || row.Key() == "events" {
+				continue
+			}
+			for obj := range v.Index(row, "ownerUID", string(owner.GetUID())) {
+				if (owner.GetNamespace() == "" || owner.GetNamespace() == obj.GetNamespace()) && !yield(dependent{row, obj}) {
+					return
+				}
 			}
 		}
 	}
-	return out
 }
 
 func (c *collector) decide(v client.View, _ time.Time, key client.Key) reconcile.Plan {
@@ -152,7 +158,7 @@ func (c *collector) decide(v client.View, _ time.Time, key client.Key) reconcile
 		return reconcile.Plan{}
 	case obj.GetDeletionTimestamp() == nil:
 		return c.judge(v, row, obj)
-	case slices.Contains(obj.GetFinalizers(), metav1.FinalizerOrphanDependents):
+	case orphans(obj):
 		return c.orphan(v, obj)
 	case waits(obj):
 		return c.release(v, obj)
@@ -160,20 +166,23 @@ func (c *collector) decide(v client.View, _ time.Time, key client.Key) reconcile
 	return reconcile.Plan{}
 }
 
-// orphan takes the owner out of its dependents, and then lets it go.
+// orphan takes the owner out of its dependents, and when there are none any more
+// lets it go: the last of them wakes it again.
 func (c *collector) orphan(v client.View, owner client.Object) reconcile.Plan {
-	var plan reconcile.Plan
-	for _, d := range c.dependents(v, owner) {
+	plan := reconcile.Plan{Parallel: true}
+	for d := range c.dependents(v, owner) {
 		plan.Writes = append(plan.Writes, without(d.Object, owner.GetUID()))
 	}
-	plan.Writes = append(plan.Writes, unfinalize(owner, metav1.FinalizerOrphanDependents))
+	if len(plan.Writes) == 0 {
+		plan.Writes = []reconcile.Write{unfinalize(owner, metav1.FinalizerOrphanDependents)}
+	}
 	return plan
 }
 
 // release lets an owner go when none of its dependents blocks that any more.
 // The dependents are deleted by their own keys.
 func (c *collector) release(v client.View, owner client.Object) reconcile.Plan {
-	for _, d := range c.dependents(v, owner) {
+	for d := range c.dependents(v, owner) {
 		for _, ref := range d.GetOwnerReferences() {
 			if ref.UID == owner.GetUID() && ref.BlockOwnerDeletion != nil && *ref.BlockOwnerDeletion {
 				return reconcile.Plan{}

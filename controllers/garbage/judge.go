@@ -61,7 +61,7 @@ func (c *collector) judge(v client.View, row *api.Resource, obj client.Object) r
 		return reconcile.Plan{}
 	case len(found.solid) > 0:
 		return reconcile.Plan{Writes: []reconcile.Write{without(obj, lost...)}}
-	case len(found.waiting) > 0 && len(c.dependents(v, obj)) > 0:
+	case len(found.waiting) > 0 && c.hasDependents(v, obj):
 		return c.deleteForeground(v, obj)
 	}
 	return reconcile.Plan{Writes: []reconcile.Write{deletion(obj, policyOf(obj))}}
@@ -72,12 +72,20 @@ func (c *collector) judge(v client.View, row *api.Resource, obj client.Object) r
 // circle: the dependent stops blocking its owner first.
 func (c *collector) deleteForeground(v client.View, obj client.Object) reconcile.Plan {
 	var plan reconcile.Plan
-	circle := slices.ContainsFunc(c.dependents(v, obj), func(d dependent) bool { return waits(d.Object) })
-	if circle && blocks(obj) {
-		return reconcile.Plan{Writes: []reconcile.Write{unblock(obj)}}
+	for d := range c.dependents(v, obj) {
+		if waits(d.Object) && blocks(obj) {
+			return reconcile.Plan{Writes: []reconcile.Write{unblock(obj)}}
+		}
 	}
 	plan.Writes = append(plan.Writes, deletion(obj, metav1.DeletePropagationForeground))
 	return plan
+}
+
+func (c *collector) hasDependents(v client.View, obj client.Object) bool {
+	for range c.dependents(v, obj) {
+		return true
+	}
+	return false
 }
 
 func blocks(obj client.Object) bool {

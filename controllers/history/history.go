@@ -34,6 +34,8 @@ type Owner struct {
 	Selector   labels.Selector
 	Template   *corev1.PodTemplateSpec
 	Collisions *int32
+	// Collide is a copy of the owner with this count of collisions in its status.
+	Collide func(n *int32) client.Object
 }
 
 // State is an owner's history.
@@ -45,9 +47,6 @@ type State struct {
 	// Writes bring the history up to date; while there are any, the decision
 	// makes only them.
 	Writes []reconcile.Write
-	// Collided says that the new revision's name is taken, and the owner's
-	// collision count is to go up.
-	Collided bool
 }
 
 // Hash is the part of a revision's name that stands for its template.
@@ -85,7 +84,7 @@ func (s *State) advance(v client.View, o Owner, data []byte, next int64) {
 	case s.Current == nil:
 		s.Current = newRevision(o, data, next)
 		if taken := client.Get[appsv1.ControllerRevision](v, s.Current.Namespace, s.Current.Name); taken != nil {
-			s.Collided = true
+			s.Writes = []reconcile.Write{o.collision()}
 			return
 		}
 		s.Writes = append(s.Writes, reconcile.Write{Op: reconcile.Create, Object: s.Current})
@@ -94,6 +93,15 @@ func (s *State) advance(v client.View, o Owner, data []byte, next int64) {
 		moved.Revision = next
 		s.Writes = append(s.Writes, reconcile.Write{Op: reconcile.Update, Object: moved})
 	}
+}
+
+// collision counts that a new revision's name is taken, which gives it another.
+func (o Owner) collision() reconcile.Write {
+	n := int32(1)
+	if o.Collisions != nil {
+		n += *o.Collisions
+	}
+	return reconcile.Write{Op: reconcile.Update, Object: o.Collide(&n), Subresource: "status"}
 }
 
 func newRevision(o Owner, data []byte, number int64) *appsv1.ControllerRevision {

@@ -97,10 +97,8 @@ func Decide(v client.View, now time.Time, key client.Key) reconcile.Plan {
 		return reconcile.Plan{Writes: claims}
 	}
 	st := &set{StatefulSet: s, view: v, now: now}
-	st.history = history.Of(v, history.Owner{Object: s, Row: row, Selector: sel, Template: &s.Spec.Template, Collisions: s.Status.CollisionCount})
-	if st.history.Collided {
-		return st.collide()
-	}
+	st.history = history.Of(v, history.Owner{Object: s, Row: row, Selector: sel, Template: &s.Spec.Template,
+		Collisions: s.Status.CollisionCount, Collide: st.collide})
 	if len(st.history.Writes) > 0 {
 		return reconcile.Plan{Writes: st.history.Writes}
 	}
@@ -112,14 +110,10 @@ func Decide(v client.View, now time.Time, key client.Key) reconcile.Plan {
 	return reconcile.Plan{Writes: st.writes, Events: st.events, After: st.wait, Parallel: !st.ordered()}
 }
 
-func (s *set) collide() reconcile.Plan {
+func (s *set) collide(n *int32) client.Object {
 	next := s.DeepCopy()
-	n := int32(1)
-	if next.Status.CollisionCount != nil {
-		n += *next.Status.CollisionCount
-	}
-	next.Status.CollisionCount = &n
-	return reconcile.Plan{Writes: []reconcile.Write{{Op: reconcile.Update, Object: next, Subresource: "status"}}}
+	next.Status.CollisionCount = n
+	return next
 }
 
 // sort puts the pods into their slots.
