@@ -1,6 +1,8 @@
 package api
 
 import (
+	"iter"
+	"maps"
 	"slices"
 
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
@@ -48,6 +50,18 @@ func requiredOneOf[S ~string](value S, at *field.Path, supported ...S) field.Err
 		return field.ErrorList{field.Required(at, "")}
 	}
 	return oneOf(value, at, supported...)
+}
+
+// inOrder goes through a map by its keys: an object's errors are the same each
+// time.
+func inOrder[V any](m map[string]V) iter.Seq2[string, V] {
+	return func(yield func(string, V) bool) {
+		for _, key := range slices.Sorted(maps.Keys(m)) {
+			if !yield(key, m[key]) {
+				return
+			}
+		}
+	}
 }
 
 // invalidEach makes one error of each message.

@@ -119,7 +119,7 @@ func validateLifecycle(l *corev1.Lifecycle, s *corev1.PodSpec, at *field.Path) f
 		grace = *s.TerminationGracePeriodSeconds
 	}
 	var errs field.ErrorList
-	for name, h := range map[string]*corev1.LifecycleHandler{"postStart": l.PostStart, "preStop": l.PreStop} {
+	for name, h := range inOrder(map[string]*corev1.LifecycleHandler{"postStart": l.PostStart, "preStop": l.PreStop}) {
 		if h != nil {
 			errs = append(errs, validateHandler(handler{h.Exec, h.HTTPGet, h.TCPSocket, nil, h.Sleep}, grace, at.Child(name))...)
 		}

@@ -264,7 +264,7 @@ func validatePodCertificate(c *corev1.PodCertificateProjection, at *field.Path) 
 	if c.CredentialBundlePath+c.KeyPath+c.CertificateChainPath == "" {
 		return append(errs, field.Required(at, "specify at least one of credentialBundlePath, keyPath, and certificateChainPath"))
 	}
-	for name, path := range map[string]string{"credentialBundlePath": c.CredentialBundlePath, "keyPath": c.KeyPath, "certificateChainPath": c.CertificateChainPath} {
+	for name, path := range inOrder(map[string]string{"credentialBundlePath": c.CredentialBundlePath, "keyPath": c.KeyPath, "certificateChainPath": c.CertificateChainPath}) {
 		if path != "" {
 			errs = append(errs, validateFilePath(path, at.Child(name))...)
 		}

@@ -31,7 +31,7 @@ func templateWarnings[P Object](at *field.Path, spec func(P) *corev1.PodSpec) fu
 // podWarnings says what is valid in a pod or a template and yet hardly meant.
 func podWarnings(s *corev1.PodSpec, at *field.Path) []string {
 	var out []string
-	for key := range s.NodeSelector {
+	for key := range inOrder(s.NodeSelector) {
 		if newer, ok := renamedLabels[key]; ok {
 			out = append(out, fmt.Sprintf("%s: deprecated; use %q instead", at.Child("nodeSelector").Key(key), newer))
 		}

@@ -27,7 +27,7 @@ func configMapRow() *Resource {
 func validateConfigMap(c *corev1.ConfigMap) field.ErrorList {
 	var errs field.ErrorList
 	total := 0
-	for key, value := range c.Data {
+	for key, value := range inOrder(c.Data) {
 		at := field.NewPath("data").Key(key)
 		errs = append(errs, invalidEach(key, at, validation.IsConfigMapKey(key))...)
 		if _, twice := c.BinaryData[key]; twice {
@@ -35,7 +35,7 @@ func validateConfigMap(c *corev1.ConfigMap) field.ErrorList {
 		}
 		total += len(value)
 	}
-	for key, value := range c.BinaryData {
+	for key, value := range inOrder(c.BinaryData) {
 		errs = append(errs, invalidEach(key, field.NewPath("binaryData").Key(key), validation.IsConfigMapKey(key))...)
 		total += len(value)
 	}

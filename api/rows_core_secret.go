@@ -46,7 +46,7 @@ func validateSecret(s *corev1.Secret) field.ErrorList {
 	data := field.NewPath("data")
 	var errs field.ErrorList
 	total := 0
-	for key, value := range s.Data {
+	for key, value := range inOrder(s.Data) {
 		errs = append(errs, invalidEach(key, data.Key(key), validation.IsConfigMapKey(key))...)
 		total += len(value)
 	}
