@@ -6,10 +6,12 @@
 package servicecidr
 
 import (
+	"iter"
 	"net/netip"
 	"slices"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -35,7 +37,8 @@ func Controller() reconcile.Controller {
 		Name: "service-cidr-controller",
 		Watches: []reconcile.Watch{
 			{Resource: client.Row[networkingv1.ServiceCIDR](), Keys: onRange},
-			{Resource: client.Row[networkingv1.IPAddress](), Keys: onAddress},
+			{Resource: client.Row[networkingv1.IPAddress](), Keys: onFreed},
+			{Resource: client.Row[corev1.Service](), Keys: onFreed},
 		},
 		Decide: Decide,
 	}
@@ -47,7 +50,8 @@ func onRange(v client.View, e client.Event) []client.Key {
 	return append(leaving(v), client.KeyOf(e.Object()))
 }
 
-func onAddress(v client.View, e client.Event) []client.Key {
+// onFreed wakes them when an address, or a Service with one, has gone.
+func onFreed(v client.View, e client.Event) []client.Key {
 	if e.New != nil {
 		return nil
 	}
@@ -122,16 +126,32 @@ func needed(v client.View, r *networkingv1.ServiceCIDR) bool {
 		}
 	}
 	mine := Prefixes(r)
-	for ip := range client.List[networkingv1.IPAddress](v, "") {
-		addr, err := netip.ParseAddr(ip.Name)
-		if err != nil || ip.Labels[networkingv1.LabelManagedBy] != allocator {
-			continue
-		}
+	for addr := range inUse(v) {
 		if within(mine, addr) && !within(others, addr) {
 			return true
 		}
 	}
 	return false
+}
+
+// inUse are the addresses given to Services: by their records, and by the
+// Services themselves, whose records may be about to be repaired.
+func inUse(v client.View) iter.Seq[netip.Addr] {
+	return func(yield func(netip.Addr) bool) {
+		for ip := range client.List[networkingv1.IPAddress](v, "") {
+			addr, err := netip.ParseAddr(ip.Name)
+			if err == nil && ip.Labels[networkingv1.LabelManagedBy] == allocator && !yield(addr) {
+				return
+			}
+		}
+		for svc := range client.List[corev1.Service](v, "") {
+			for _, addr := range addresses(svc) {
+				if !yield(addr) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // Prefixes are a range's prefixes.
