@@ -104,11 +104,8 @@ func TestAddressesAreRepaired(t *testing.T) {
 		if ip := get("10.43.0.3"); ip == nil || ip.Spec.ParentRef.Name != "a" {
 			t.Fatalf("the missing record is %v", ip)
 		}
-		wrong := get("10.43.0.3").DeepCopy()
-		remove(t, c, wrong)
-		wrong = record(service("b", "10.43.0.3"), addresses(service("b", "10.43.0.3"))[0])
-		create(t, c, wrong) // before the repair
-		if ip := get("10.43.0.3"); ip == nil || ip.Spec.ParentRef.Name != "a" {
+		create(t, c, record(service("b", "10.43.0.4"), addresses(service("b", "10.43.0.4"))[0]), service("c", "10.43.0.4"))
+		if ip := get("10.43.0.4"); ip == nil || ip.Spec.ParentRef.Name != "c" {
 			t.Errorf("the record of another Service became %v", ip)
 		}
 		leaked := record(service("gone", "10.43.0.9"), addresses(service("gone", "10.43.0.9"))[0])
