@@ -167,7 +167,9 @@ func TestReleasedAndLost(t *testing.T) {
 		create(t, c, pv("a", "1Gi", ""), pv("b", "1Gi", "", func(v *corev1.PersistentVolume) {
 			v.Spec.PersistentVolumeReclaimPolicy = corev1.PersistentVolumeReclaimDelete
 		}))
-		create(t, c, pvc("x", "1Gi", ""), pvc("y", "1Gi", ""))
+		create(t, c, pvc("x", "1Gi", ""))
+		expect(t, c, "x Bound a\na Bound x\nb Available \n")
+		create(t, c, pvc("y", "1Gi", ""))
 		expect(t, c, "x Bound a\ny Bound b\na Bound x\nb Bound y\n")
 		if err := c.Delete(ctx, client.Row[corev1.PersistentVolumeClaim](), client.Key{Namespace: "ns", Name: "y"}, metav1.DeleteOptions{}); err != nil {
 			t.Fatal(err)
