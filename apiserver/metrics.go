@@ -48,7 +48,7 @@ func newMetrics() *metrics {
 			Name: "apiserver_longrunning_requests", Help: "Watches and streams open now, by what they are about.",
 		}, requestLabels),
 	}
-	m.registry.MustRegister(m.requests, m.seconds, m.inflight, m.long, buildInfo(), collectors.NewGoCollector(),
+	m.registry.MustRegister(m.requests, m.seconds, sli{m.seconds}, m.inflight, m.long, buildInfo(), collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.handler = promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 	m.measureHealth()

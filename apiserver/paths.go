@@ -36,6 +36,10 @@ func Version() version.Info {
 // servePath answers requests that are not about API objects.
 func (s *Server) servePath(x *exchange) {
 	path := strings.TrimSuffix(x.t.Path, "/")
+	if x.r.Method != http.MethodGet && onlyRead(path) {
+		x.fail(noMethod())
+		return
+	}
 	switch {
 	case path == "" && x.t.Path == "/":
 		x.json(http.StatusOK, metav1.RootPaths{Paths: s.rootPaths()})
@@ -63,6 +67,16 @@ func (s *Server) servePath(x *exchange) {
 	default:
 		x.fail(noPath())
 	}
+}
+
+// onlyRead tells the documents that upstream answers to GET and nothing else, not
+// even HEAD.
+func onlyRead(path string) bool {
+	switch path {
+	case "/version", "/api", "/.well-known/openid-configuration", "/openid/v1/jwks":
+		return true
+	}
+	return strings.HasPrefix(path, "/api/") || strings.HasPrefix(path, "/apis/") && strings.Count(path, "/") == 3
 }
 
 func noPath() error {

@@ -64,7 +64,7 @@ func (s *Server) find(ctx context.Context, t target) (api.Served, error) {
 	if nowhere && t.Name != "" && !t.collection() {
 		return served, noPath()
 	}
-	if !slices.Contains(verbs, t.Verb) && !passed || nowhere {
+	if !slices.Contains(verbs, t.Verb) && !passed || nowhere || t.misplaced() {
 		return served, noMethod()
 	}
 	return served, nil
@@ -73,6 +73,20 @@ func (s *Server) find(ctx context.Context, t target) (api.Served, error) {
 // noMethod answers for a method that a path does not have.
 func noMethod() error {
 	return apierrors.NewGenericServerResponse(http.StatusMethodNotAllowed, "", noResource, "", "405: Method Not Allowed", 0, false)
+}
+
+// misplaced tells a method that is not for this sort of path: creating with a
+// name, changing without one, and HEAD, which only proxies take.
+func (t target) misplaced() bool {
+	switch {
+	case t.Subresource == "proxy":
+		return false
+	case t.Verb == "create":
+		return t.Name != "" && t.Subresource == ""
+	case t.Verb == "update", t.Verb == "patch":
+		return t.Name == ""
+	}
+	return t.Head
 }
 
 func (t target) readsAll() bool { return t.Verb == "list" || t.Verb == "watch" }
@@ -261,7 +275,7 @@ func (c *call) delete() error {
 	if err != nil {
 		return err
 	}
-	if !res.Deleted || returnsDeleted[c.served.Key()] {
+	if !res.Deleted || api.ReturnsDeleted(c.served.Key()) {
 		return c.result(res, nil)
 	}
 	obj, err := res.Object()
@@ -274,13 +288,6 @@ func (c *call) delete() error {
 		Details: &metav1.StatusDetails{Name: c.q.Name, Group: c.served.Group, Kind: c.served.Plural, UID: obj.GetUID()},
 	})
 	return nil
-}
-
-// returnsDeleted are the kinds whose delete answers with the object that was,
-// rather than with a Status, as in upstream.
-var returnsDeleted = map[string]bool{
-	"pods": true, "services": true, "serviceaccounts": true, "persistentvolumes": true,
-	"persistentvolumeclaims": true, "podtemplates": true, "resourcequotas": true,
 }
 
 func (c *call) deleteCollection() error {

@@ -14,6 +14,9 @@ type target struct {
 	Resource bool
 	Verb     string
 	Path     string
+	// Head says that the method is HEAD: it is authorised as a get, and only
+	// proxies answer it.
+	Head bool
 
 	Group, Version, Plural string
 	Namespace, Name        string
@@ -31,7 +34,7 @@ var methodVerbs = map[string]string{
 // parseTarget reads a request by the rules of the API's URLs:
 // /api/v1/... and /apis/GROUP/VERSION/..., then [namespaces/NS/]RESOURCE[/NAME[/SUB[/...]]].
 func parseTarget(method string, u *url.URL) target {
-	t := target{Path: u.Path, Verb: strings.ToLower(method)}
+	t := target{Path: u.Path, Verb: strings.ToLower(method), Head: method == http.MethodHead}
 	parts := strings.Split(strings.Trim(u.Path, "/"), "/")
 	switch {
 	case len(parts) >= 3 && parts[0] == "api":

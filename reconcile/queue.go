@@ -19,6 +19,7 @@ type queue struct {
 	ctx     context.Context
 	workers int
 	work    func(ctx context.Context, key client.Key) outcome
+	meters  meters
 
 	mu     sync.Mutex
 	items  map[client.Key]*item
@@ -35,6 +36,7 @@ type item struct {
 	dirty    bool // woken while a worker had it
 	failures int  // in a row
 	timer    *time.Timer
+	since    time.Time // of being queued, or else of being active
 }
 
 // outcome is how an attempt ended: well, with a wish to be called again after
@@ -45,8 +47,8 @@ type outcome struct {
 	err   error
 }
 
-func newQueue(ctx context.Context, workers int, work func(context.Context, client.Key) outcome) *queue {
-	return &queue{ctx: ctx, workers: max(workers, 1), work: work, items: map[client.Key]*item{}}
+func newQueue(ctx context.Context, name string, workers int, work func(context.Context, client.Key) outcome) *queue {
+	return &queue{ctx: ctx, workers: max(workers, 1), work: work, meters: metersOf(name), items: map[client.Key]*item{}}
 }
 
 // add wakes a key now, whatever it was waiting for.
@@ -71,8 +73,10 @@ func (q *queue) push(key client.Key, it *item) {
 	if q.closed || it.queued {
 		return
 	}
-	it.queued = true
+	it.queued, it.since = true, time.Now()
 	q.ready = append(q.ready, key)
+	q.meters.adds.Inc()
+	q.meters.depth.Inc()
 	if q.busy < q.workers {
 		q.busy++
 		q.idle.Go(q.drain)
@@ -93,7 +97,7 @@ func (q *queue) drain() {
 func (q *queue) take() (client.Key, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.closed || len(q.ready) == 0 {
+	if q.closed || len(q.ready) == 0 { // close has counted what is left
 		q.busy--
 		q.ready = nil // lets go of what a burst needed
 		return client.Key{}, false
@@ -101,7 +105,10 @@ func (q *queue) take() (client.Key, bool) {
 	key := q.ready[0]
 	q.ready = q.ready[1:]
 	it := q.items[key]
-	it.queued, it.active = false, true
+	now := time.Now()
+	q.meters.depth.Dec()
+	q.meters.waited.Observe(now.Sub(it.since).Seconds())
+	it.queued, it.active, it.since = false, true, now
 	return key, true
 }
 
@@ -112,7 +119,11 @@ func (q *queue) done(key client.Key, o outcome) {
 	defer q.mu.Unlock()
 	it := q.items[key]
 	it.active = false
+	q.meters.worked.Observe(time.Since(it.since).Seconds())
 	wait := it.next(o)
+	if it.failures > 0 {
+		q.meters.retries.Inc()
+	}
 	switch {
 	case it.dirty || wait < 0:
 		it.dirty = false
@@ -173,6 +184,7 @@ func (q *queue) close() {
 	for _, it := range q.items {
 		it.stop()
 	}
+	q.meters.depth.Sub(float64(len(q.ready)))
 	q.mu.Unlock()
 	q.idle.Wait()
 }

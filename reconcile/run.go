@@ -60,7 +60,7 @@ func Run(ctx context.Context, c client.Client, log *slog.Logger, controllers ...
 // add makes a controller's runner.
 func (l *loop) add(ctx context.Context, c Controller) {
 	r := &runner{loop: l, Controller: c, recorder: l.recorder.For(c.Name), log: l.log.With("controller", c.Name)}
-	r.queue = newQueue(ctx, c.Workers, r.reconcile)
+	r.queue = newQueue(ctx, c.Name, c.Workers, r.reconcile)
 	l.runners = append(l.runners, r)
 	for _, w := range c.Watches {
 		name := ""

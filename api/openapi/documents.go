@@ -118,7 +118,7 @@ func hashOf(gv schema.GroupVersion, served []api.Served) string {
 }
 
 // format goes up when the way that documents are written changes.
-const format = 1
+const format = 2
 
 func hashAll(groups map[schema.GroupVersion][]api.Served) string {
 	h := sha256.New()
@@ -136,7 +136,7 @@ func (d *Documents) writeV3(w io.Writer, gv schema.GroupVersion, served []api.Se
 		return err
 	}
 	ops := operations(gv, served)
-	r := &renderer{defs: defs, seen: map[string]map[string]parameter{}}
+	r := newRenderer(defs, false)
 	io.WriteString(w, `{"openapi":"3.0.0","info":`+info+`,"paths":{`)
 	if err := r.writePaths(w, ops); err != nil {
 		return err
@@ -209,15 +209,17 @@ func (d *Documents) writeV2(w io.Writer, groups map[schema.GroupVersion][]api.Se
 	if err != nil {
 		return err
 	}
-	var ops []operation
+	ops := rootOperations(groups)
 	for _, gv := range slices.SortedFunc(maps.Keys(groups), compareVersions) {
 		ops = append(ops, operations(gv, groups[gv])...)
 	}
-	r := &renderer{old: true, defs: defs, seen: map[string]map[string]parameter{}}
+	r := newRenderer(defs, true)
 	io.WriteString(w, `{"swagger":"2.0","info":`+info+`,"paths":{`)
 	if err := r.writePaths(w, ops); err != nil {
 		return err
 	}
+	io.WriteString(w, `},"parameters":{`)
+	r.writeCommon(w)
 	io.WriteString(w, `},"security":[{"BearerToken":[]}],"securityDefinitions":`+bearer+`,"definitions":{`)
 	if err := d.writeSchemas(w, ops, defs, toV2); err != nil {
 		return err

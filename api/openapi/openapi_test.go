@@ -294,6 +294,41 @@ func TestV2ForOldClients(t *testing.T) {
 	}
 }
 
+// Parameters that many paths have are told once, and every reference leads to
+// one.
+func TestV2Parameters(t *testing.T) {
+	doc, err := openapi.New(api.Builtin()).V2()
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := inflate(t, doc.Gzip)
+	if len(data) > 2_500_000 {
+		t.Errorf("the document has %d bytes, more than upstream's", len(data))
+	}
+	var v2 struct {
+		Parameters map[string]json.RawMessage
+		Paths      map[string]map[string]any
+	}
+	if err := json.Unmarshal(data, &v2); err != nil {
+		t.Fatal(err)
+	}
+	text := string(data)
+	for name := range v2.Parameters {
+		if strings.Count(text, `"#/parameters/`+name+`"`) == 0 {
+			t.Errorf("nothing refers to %s", name)
+		}
+	}
+	for _, piece := range strings.Split(text, `"#/parameters/`)[1:] {
+		if name, _, _ := strings.Cut(piece, `"`); v2.Parameters[name] == nil {
+			t.Errorf("%s is not there", name)
+		}
+	}
+	list := v2.Paths["/api/v1/pods"]
+	if len(list["parameters"].([]any)) < 12 || list["get"].(map[string]any)["parameters"] != nil {
+		t.Errorf("the parameters of a path with one operation belong to the path: %v", list)
+	}
+}
+
 // Names with a hash are good for ever, old ones lead to the new one, and a
 // client that has the document is told so.
 func TestCaching(t *testing.T) {

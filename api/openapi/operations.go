@@ -1,12 +1,14 @@
 package openapi
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/version"
 	"k8s.io/client-go/kubernetes/scheme"
 
 	"proa/api"
@@ -27,7 +29,13 @@ type operation struct {
 	codes        []string
 	watches      bool // the answer can be a stream of events
 	inPath       []string
+	tag          string // groups operations; empty is the group version's
+	custom       bool   // of a custom resource
 }
+
+// document tells operations that answer with a document about the server rather
+// than with an object: they take no parameters.
+func (o operation) document() bool { return o.action == "" }
 
 var codeText = map[string]string{"200": "OK", "201": "Created", "202": "Accepted", "401": "Unauthorized"}
 
@@ -61,6 +69,31 @@ func operations(gv schema.GroupVersion, served []api.Served) []operation {
 	}
 	for i := range ops {
 		ops[i].gv = gv
+	}
+	return ops
+}
+
+// rootOperations are the documents that belong to no group version: which versions,
+// groups and keys there are.
+func rootOperations(groups map[schema.GroupVersion][]api.Served) []operation {
+	add := func(path, id, text, tag, result string) operation {
+		return operation{path: path, method: "get", id: id, text: text, tag: tag, result: result, codes: []string{"200"}}
+	}
+	ops := []operation{
+		add("/api/", "getCoreAPIVersions", "get available API versions", "core", ModelName(&metav1.APIVersions{})),
+		add("/apis/", "getAPIVersions", "get available API versions", "apis", ModelName(&metav1.APIGroupList{})),
+		add("/version/", "getCodeVersion", "get the version of this server", "version", ModelName(&version.Info{})),
+		add("/openid/v1/jwks/", "getServiceAccountIssuerOpenIDKeyset", "get the public keys that verify tokens of service accounts, as a JSON Web Key Set", "openid", ""),
+		add("/.well-known/openid-configuration/", "getServiceAccountIssuerOpenIDConfiguration", "get the OpenID configuration of the issuer of service accounts' tokens", "WellKnown", ""),
+	}
+	seen := map[string]bool{"": true}
+	for _, gv := range slices.SortedFunc(maps.Keys(groups), compareVersions) {
+		if seen[gv.Group] {
+			continue
+		}
+		seen[gv.Group] = true
+		name := strings.TrimSuffix(camel(gv), title(gv.Version))
+		ops = append(ops, add("/apis/"+gv.Group+"/", "get"+name+"APIGroup", "get information of a group", strings.ToLower(name[:1])+name[1:], ModelName(&metav1.APIGroup{})))
 	}
 	return ops
 }
@@ -117,6 +150,14 @@ func newResource(gv schema.GroupVersion, s api.Served) resource {
 	return r
 }
 
+// listText describes a list.
+func (r resource) listText() string {
+	if r.can("watch") {
+		return "list or watch objects of kind " + r.gvk.Kind
+	}
+	return "list objects of kind " + r.gvk.Kind
+}
+
 func (r resource) can(verb string) bool { return slices.Contains(r.verbs, verb) }
 
 // objects are the operations on the collection and on one object.
@@ -125,17 +166,20 @@ func (r resource) objects() []operation {
 	var ops []operation
 	add := func(verb string, o operation) {
 		if r.can(verb) {
-			o.gvk = r.gvk
+			o.gvk, o.custom = r.gvk, r.Custom != nil
 			ops = append(ops, o)
 		}
 	}
 	status := ModelName(&metav1.Status{})
-	deleteOptions := ModelName(&metav1.DeleteOptions{})
+	deleteOptions, deleted := ModelName(&metav1.DeleteOptions{}), status
+	if api.ReturnsDeleted(r.Key()) {
+		deleted = r.name
+	}
 	add("list", operation{path: r.base, method: "get", action: "list", id: "list" + id + r.scope + kind, inPath: r.inBase,
-		text: "list or watch objects of kind " + kind, options: []any{&metav1.ListOptions{}}, result: r.list, codes: []string{"200"}, watches: r.can("watch")})
+		text: r.listText(), options: []any{&metav1.ListOptions{}}, result: r.list, codes: []string{"200"}, watches: r.can("watch")})
 	if r.Namespaced {
 		add("list", operation{path: r.root + "/" + r.Plural, method: "get", action: "list", id: "list" + id + kind + "ForAllNamespaces",
-			text: "list or watch objects of kind " + kind, options: []any{&metav1.ListOptions{}}, result: r.list, codes: []string{"200"}, watches: r.can("watch")})
+			text: r.listText(), options: []any{&metav1.ListOptions{}}, result: r.list, codes: []string{"200"}, watches: r.can("watch")})
 	}
 	add("create", operation{path: r.base, method: "post", action: "post", id: "create" + id + r.scope + kind, inPath: r.inBase,
 		text: "create " + article(kind), options: []any{&metav1.CreateOptions{}}, body: r.name, result: r.name, codes: []string{"200", "201", "202"}})
@@ -148,11 +192,14 @@ func (r resource) objects() []operation {
 	add("patch", operation{path: r.item, method: "patch", action: "patch", id: "patch" + id + r.scope + kind, inPath: r.inItem,
 		text: "partially update the specified " + kind, options: []any{&metav1.PatchOptions{}}, patch: true, body: ModelName(&metav1.Patch{}), result: r.name, codes: []string{"200", "201"}})
 	add("delete", operation{path: r.item, method: "delete", action: "delete", id: "delete" + id + r.scope + kind, inPath: r.inItem,
-		text: "delete " + article(kind), options: []any{&metav1.DeleteOptions{}}, body: deleteOptions, result: status, codes: []string{"200", "202"}})
+		text: "delete " + article(kind), options: []any{&metav1.DeleteOptions{}}, body: deleteOptions, result: deleted, codes: []string{"200", "202"}})
 	return ops
 }
 
 func article(kind string) string {
+	if strings.HasSuffix(kind, "s") && !strings.HasSuffix(kind, "ss") {
+		return kind // Endpoints
+	}
 	if strings.ContainsAny(kind[:1], "AEIOU") {
 		return "an " + kind
 	}
@@ -214,7 +261,7 @@ func (r resource) subresource(sub *api.Subresource) []operation {
 		o := operation{
 			path: r.item + "/" + sub.Name, method: m.method, action: m.method, gvk: gvk, inPath: r.inItem,
 			id: m.word + r.id + r.scope + r.gvk.Kind + title(sub.Name), text: m.text + sub.Name + " of the specified " + r.gvk.Kind,
-			result: name, codes: []string{"200"},
+			result: name, codes: []string{"200"}, custom: r.Custom != nil,
 		}
 		switch verb {
 		case "get":
@@ -225,6 +272,7 @@ func (r resource) subresource(sub *api.Subresource) []operation {
 			o.options, o.body, o.codes = []any{&metav1.UpdateOptions{}}, name, []string{"200", "201"}
 		case "create":
 			o.options, o.body, o.codes = []any{&metav1.CreateOptions{}}, name, []string{"200", "201", "202"}
+			o.text = "create " + sub.Name + " of " + article(r.gvk.Kind)
 		case "patch":
 			o.options, o.body, o.patch, o.codes = []any{&metav1.PatchOptions{}}, ModelName(&metav1.Patch{}), true, []string{"200", "201"}
 		}
@@ -235,8 +283,14 @@ func (r resource) subresource(sub *api.Subresource) []operation {
 
 func (r resource) connections(sub *api.Subresource, options any) []operation {
 	var ops []operation
+	var names []string
 	for _, verb := range sub.Verbs {
-		m := methods[verb].method
+		names = append(names, methods[verb].method)
+	}
+	if sub.Name == "proxy" {
+		names = append(names, "head", "options")
+	}
+	for _, m := range names {
 		o := operation{
 			path: r.item + "/" + sub.Name, method: m, action: "connect", gvk: sub.Kind, inPath: r.inItem, options: []any{options}, codes: []string{"200"},
 			id:   "connect" + r.id + title(m) + r.scope + r.gvk.Kind + title(sub.Name),

@@ -2,13 +2,17 @@ package openapi
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
@@ -28,6 +32,18 @@ type renderer struct {
 	defs map[string]definition
 	// seen keeps the parameters of options structs, decoded.
 	seen map[string]map[string]parameter
+	// common are the parameters that short has found, v2 only; often the bodies
+	// among them, by reference.
+	common map[string]json.RawMessage
+	often  map[string]bool
+}
+
+func newRenderer(defs map[string]definition, old bool) *renderer {
+	r := &renderer{old: old, defs: defs, seen: map[string]map[string]parameter{}, common: map[string]json.RawMessage{}, often: map[string]bool{}}
+	for _, body := range []any{&metav1.DeleteOptions{}, &metav1.Patch{}} {
+		r.often["#/definitions/"+ModelName(body)] = true
+	}
+	return r
 }
 
 // parameters are the fields of an options struct.
@@ -55,13 +71,9 @@ func (r *renderer) writePaths(w io.Writer, ops []operation) error {
 		byPath[o.path] = append(byPath[o.path], o)
 	}
 	for i, path := range slices.Sorted(maps.Keys(byPath)) {
-		item := dict{"parameters": r.pathParameters(byPath[path][0])}
-		for _, o := range byPath[path] {
-			op, err := r.operation(o)
-			if err != nil {
-				return err
-			}
-			item[o.method] = op
+		item, err := r.path(byPath[path])
+		if err != nil {
+			return err
 		}
 		data, err := json.Marshal(item)
 		if err != nil {
@@ -71,6 +83,69 @@ func (r *renderer) writePaths(w io.Writer, ops []operation) error {
 	}
 	return nil
 }
+
+// path is everything about one path. Parameters that all its operations have are
+// told once.
+func (r *renderer) path(ops []operation) (dict, error) {
+	item := dict{}
+	lists := make([][]dict, len(ops))
+	for i, o := range ops {
+		op, params, err := r.operation(o)
+		if err != nil {
+			return nil, err
+		}
+		item[o.method], lists[i] = op, params
+	}
+	var shared []dict
+	for _, p := range lists[0] {
+		everywhere := p["in"] != "body" && !slices.ContainsFunc(lists, func(l []dict) bool {
+			return !slices.ContainsFunc(l, func(q dict) bool { return reflect.DeepEqual(p, q) })
+		})
+		if everywhere {
+			shared = append(shared, p)
+		}
+	}
+	for i, o := range ops {
+		own := slices.DeleteFunc(lists[i], func(p dict) bool {
+			return slices.ContainsFunc(shared, func(q dict) bool { return reflect.DeepEqual(p, q) })
+		})
+		if own = r.short(own); len(own) > 0 {
+			item[o.method].(dict)["parameters"] = own
+		}
+	}
+	if shared = r.short(shared); len(shared) > 0 {
+		item["parameters"] = shared
+	}
+	return item, nil
+}
+
+// short puts references in the place of parameters that many paths have. Only v2
+// has those: it describes everything in one document.
+func (r *renderer) short(params []dict) []dict {
+	if !r.old {
+		return params
+	}
+	for i, p := range params {
+		if p["in"] == "path" && p["name"] == "name" || p["in"] == "body" && !r.often[p["schema"].(dict)["$ref"].(string)] {
+			continue
+		}
+		data, _ := json.Marshal(p) // strings and booleans cannot fail
+		sum := sha256.Sum256(data)
+		key := p["name"].(string) + "-" + base64.RawURLEncoding.EncodeToString(sum[:6])
+		r.common[key] = data
+		params[i] = dict{"$ref": "#/parameters/" + key}
+	}
+	return params
+}
+
+// writeCommon writes what short has put references to.
+func (r *renderer) writeCommon(w io.Writer) {
+	for i, key := range slices.Sorted(maps.Keys(r.common)) {
+		fmt.Fprintf(w, "%s%q:%s", comma(i), key, r.common[key])
+	}
+}
+
+const prettyText = "If 'true', then the output is pretty printed. Defaults to 'false' unless the user-agent indicates a browser or command-line HTTP tool (curl and wget)."
 
 func (r *renderer) pathParameters(o operation) []dict {
 	list := []dict{}
@@ -83,7 +158,10 @@ func (r *renderer) pathParameters(o operation) []dict {
 		p["required"] = true
 		list = append(list, p)
 	}
-	return append(list, r.parameter("pretty", "query", "string", "If 'true', then the output is pretty printed."))
+	if o.document() || o.action == "connect" {
+		return list
+	}
+	return append(list, r.parameter("pretty", "query", "string", prettyText))
 }
 
 func (r *renderer) parameter(name, in, typ, text string) dict {
@@ -96,27 +174,25 @@ func (r *renderer) parameter(name, in, typ, text string) dict {
 	return p
 }
 
-func (r *renderer) operation(o operation) (dict, error) {
-	op := dict{"operationId": o.id, "description": o.text, "tags": []string{tag(o.gv)}, "responses": r.responses(o)}
+// operation is one method of a path, and its parameters.
+func (r *renderer) operation(o operation) (dict, []dict, error) {
+	op := dict{"operationId": o.id, "description": o.text, "tags": []string{cmp.Or(o.tag, tag(o.gv))}, "responses": r.responses(o)}
 	if o.action != "" {
 		op["x-kubernetes-action"] = o.action
 		op["x-kubernetes-group-version-kind"] = kindOf(o.gvk)
 	}
 	params, err := r.query(o)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if o.body != "" {
 		params = r.addBody(op, params, o)
-	}
-	if len(params) > 0 {
-		op["parameters"] = params
 	}
 	if r.old {
 		op["schemes"] = []string{"https"}
 		op["consumes"], op["produces"] = bodyTypes(o), answerTypes(o)
 	}
-	return op, nil
+	return op, append(params, r.pathParameters(o)...), nil
 }
 
 func kindOf(gvk schema.GroupVersionKind) dict {
@@ -205,6 +281,8 @@ var objectTypes = []string{"application/json", "application/yaml", "application/
 
 func answerTypes(o operation) []string {
 	switch {
+	case o.tag != "" && o.result == "":
+		return []string{"application/json"}
 	case o.result == "" && o.action == "get":
 		return append([]string{"text/plain"}, objectTypes...)
 	case o.result == "":
@@ -216,8 +294,13 @@ func answerTypes(o operation) []string {
 }
 
 func bodyTypes(o operation) []string {
-	if !o.patch {
+	switch {
+	case o.document():
+		return answerTypes(o)
+	case !o.patch:
 		return []string{"*/*"}
+	case o.custom:
+		return []string{"application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml", "application/apply-patch+cbor"}
 	}
 	return []string{"application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json",
 		"application/apply-patch+yaml", "application/apply-patch+cbor"}

@@ -156,7 +156,7 @@ func ResourceList(r *api.Registry, gv schema.GroupVersion) *metav1.APIResourceLi
 	}
 	for _, s := range rows {
 		out.APIResources = append(out.APIResources, resource(s))
-		for _, sub := range s.Subresources {
+		for _, sub := range subresources(s) {
 			out.APIResources = append(out.APIResources, subresource(s, sub))
 		}
 	}
@@ -169,6 +169,15 @@ func Verbs(r *api.Resource) []string {
 		return api.StandardVerbs
 	}
 	return r.Verbs
+}
+
+// subresources are a row's in the order that upstream lists them: by name, but
+// as they are for custom resources.
+func subresources(s api.Served) []api.Subresource {
+	if s.Custom != nil {
+		return s.Subresources
+	}
+	return slices.SortedFunc(slices.Values(s.Subresources), func(a, b api.Subresource) int { return strings.Compare(a.Name, b.Name) })
 }
 
 func resource(s api.Served) metav1.APIResource {
@@ -241,7 +250,7 @@ func aggregatedResource(s api.Served) apidiscoveryv2.APIResourceDiscovery {
 	if s.Namespaced {
 		res.Scope = apidiscoveryv2.ScopeNamespace
 	}
-	for _, sub := range s.Subresources {
+	for _, sub := range subresources(s) {
 		kind := own
 		if !sub.Kind.Empty() {
 			kind = sub.Kind
