@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/util/validation"
 
@@ -57,6 +58,9 @@ type Config struct {
 	// Datastore is an etcd that holds the state instead of the data directory,
 	// if it has endpoints.
 	Datastore Datastore
+	// leaseDuration is how long other servers wait for the one that runs the
+	// controllers; zero is the usual.
+	leaseDuration time.Duration
 
 	Log *slog.Logger
 	// Progress is told of each step as it is done; nil for nobody.

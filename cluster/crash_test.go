@@ -2,25 +2,22 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/anishathalye/porcupine"
-	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"proa/internal/disktest"
 	"proa/store/etcd/etcdtest"
 )
 
@@ -34,44 +31,71 @@ func TestCrashServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := New(Config{DataDir: filepath.Join(dir, "data"), RunDir: filepath.Join(dir, "run"), NodeName: "crash", NoNode: true, BindAddress: "127.0.0.1",
-		APIPort: port, Datastore: Datastore{Endpoints: strings.Fields(os.Getenv("PROA_CRASH_ETCD"))}})
+	c, err := New(Config{DataDir: os.Getenv("PROA_CRASH_DATA"), RunDir: filepath.Join(dir, "run"), Kubeconfig: filepath.Join(dir, "kubeconfig"),
+		NodeName: "crash", NoNode: true, BindAddress: "127.0.0.1", APIPort: port, leaseDuration: crashLease,
+		Datastore: Datastore{Endpoints: strings.Fields(os.Getenv("PROA_CRASH_ETCD"))}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Fatal(c.Run(context.Background()))
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	if err := c.Run(ctx); err != nil || ctx.Err() == nil {
+		t.Fatal("it ended by itself: ", err)
+	}
 }
+
+// crashLease is how long the other server waits for one that leads.
+const crashLease = 5 * time.Second
 
 // victim is that process.
 type victim struct {
-	dir, etcd string
-	port      int
-	cmd       *exec.Cmd
-	client    *kubernetes.Clientset
+	dir, data, etcd string
+	disk            *disktest.Disk // nil for the machine's
+	port            int
+	cmd             *exec.Cmd
+	client          *kubernetes.Clientset
+	said            strings.Builder
 }
 
 func (v *victim) start(t *testing.T) {
 	t.Helper()
 	v.cmd = exec.Command(os.Args[0], "-test.run", "^TestCrashServer$")
-	v.cmd.Env = append(os.Environ(), "PROA_CRASH_DIR="+v.dir, "PROA_CRASH_PORT="+fmt.Sprint(v.port), "PROA_CRASH_ETCD="+v.etcd)
+	v.cmd.Env = append(os.Environ(), "PROA_CRASH_DIR="+v.dir, "PROA_CRASH_DATA="+v.data, "PROA_CRASH_PORT="+fmt.Sprint(v.port), "PROA_CRASH_ETCD="+v.etcd)
 	v.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if v.disk != nil {
+		v.disk.Use(t, v.cmd)
+	}
+	v.said.Reset()
+	v.cmd.Stdout, v.cmd.Stderr = &v.said, &v.said
 	if err := v.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a start", func() bool {
-		config, err := clientcmd.BuildConfigFromFlags("", filepath.Join(v.dir, "data", "kubeconfig"))
-		if err != nil {
-			return false
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		err := v.reach(t)
+		if err == nil {
+			return
 		}
-		config.QPS, config.Timeout = -1, 10*time.Second
-		if v.client == nil {
-			if v.client, err = kubernetes.NewForConfig(config); err != nil {
-				return false
-			}
+		if errors.Is(syscall.Kill(v.cmd.Process.Pid, 0), syscall.ESRCH) || time.Now().After(deadline) {
+			v.kill()
+			t.Fatalf("it does not start: %v\n%s", err, v.said.String())
 		}
-		_, err = v.client.RESTClient().Get().AbsPath("/readyz").DoRaw(t.Context())
-		return err == nil
-	})
+	}
+}
+
+// reach asks whether it is ready.
+func (v *victim) reach(t *testing.T) error {
+	config, err := clientcmd.BuildConfigFromFlags("", filepath.Join(v.dir, "kubeconfig"))
+	if err != nil {
+		return err
+	}
+	config.QPS, config.Timeout = -1, 10*time.Second
+	if v.client == nil {
+		if v.client, err = kubernetes.NewForConfig(config); err != nil {
+			return err
+		}
+	}
+	_, err = v.client.RESTClient().Get().AbsPath("/readyz").DoRaw(t.Context())
+	return err
 }
 
 func (v *victim) kill() {
@@ -79,254 +103,98 @@ func (v *victim) kill() {
 	_ = v.cmd.Wait() // "signal: killed"
 }
 
-// crashRounds is how often something is killed; `make crash` has more.
-func crashRounds() int {
-	if n, err := strconv.Atoi(os.Getenv("PROA_CRASH_ROUNDS")); err == nil {
-		return n
+// stop ends it properly.
+func (v *victim) stop(t *testing.T) {
+	t.Helper()
+	if err := v.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
 	}
-	return 3
+	if err := v.cmd.Wait(); err != nil {
+		t.Fatalf("%v: %s", err, v.said.String())
+	}
 }
 
-func newVictim(t *testing.T, etcd string) *victim {
+// newVictim starts a server. It is one of etcd's, if that is given, and then of
+// the cluster whose identity lies in a directory, if that is given.
+func newVictim(t *testing.T, etcd, cluster string, disk *disktest.Disk) *victim {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "proa")
+	dir, err := os.MkdirTemp("", "proa") // short, for the sockets in it
 	if err != nil {
 		t.Fatal(err)
 	}
-	v := &victim{dir: dir, etcd: etcd, port: freePort(t)}
+	v := &victim{dir: dir, data: filepath.Join(dir, "data"), etcd: etcd, port: freePort(t), disk: disk}
+	switch {
+	case cluster != "":
+		v.data = identity(t, cluster)
+	case disk != nil:
+		v.data = filepath.Join(disk.Dir, "data")
+	}
 	v.start(t)
 	t.Cleanup(func() { v.kill(); os.RemoveAll(dir) })
 	return v
 }
 
-// The process is killed again and again while clients write, read and watch;
-// what they saw must be a history of one world.
-func TestCrashesEmbedded(t *testing.T) {
-	v := newVictim(t, "")
-	judge(t, v, func(int) { v.kill(); v.start(t) })
+// crashRounds is how often something is killed; `make crash` has more.
+func crashRounds() int {
+	if n, err := strconv.Atoi(os.Getenv("PROA_CRASH_ROUNDS")); err == nil {
+		return n
+	}
+	return 4
 }
 
-// The same on etcd, which is killed in turn with the process.
-func TestCrashesEtcd(t *testing.T) {
-	if os.Getenv("PROA_CRASH_ROUNDS") == "" {
-		t.Skip("part of make crash")
+// loseable is a disk for power cuts, or nil where there can be none.
+func loseable(t *testing.T) *disktest.Disk {
+	t.Helper()
+	if why := disktest.Missing(); why != "" {
+		t.Log("power cuts are left out: ", why)
+		return nil
 	}
-	etcd := etcdtest.Start(t, "--unsafe-no-fsync=false")
-	v := newVictim(t, etcd.URL)
-	judge(t, v, func(round int) {
-		if round%2 == 0 {
-			etcd.Kill(t)
-			etcd.Run(t)
-			return
+	return disktest.New(t, 512<<20)
+}
+
+// The process is killed again and again, and its disk loses power, while clients
+// write, read and watch; what they saw must be a history of one world.
+func TestCrashesEmbedded(t *testing.T) {
+	v := newVictim(t, "", "", loseable(t))
+	judge(t, []*victim{v}, func(round int) {
+		if v.disk != nil && round%2 == 1 {
+			v.disk.Cut(t, v.cmd.Process)
 		}
 		v.kill()
 		v.start(t)
 	})
 }
 
-const crashKeys = 3
-
-type world [crashKeys]string
-
-// act is what a client did: read all, put a value, or put it where it last saw
-// another one.
-type act struct {
-	list      bool
-	key       int
-	was, next string // was is "" for any
+// The same of two servers on one etcd: each is killed in turn, and so is etcd,
+// whose disk loses power.
+func TestCrashesEtcd(t *testing.T) {
+	etcd, cut := crashEtcd(t)
+	a := newVictim(t, etcd.URL, "", nil)
+	b := newVictim(t, etcd.URL, a.data, nil)
+	judge(t, []*victim{a, b}, func(round int) {
+		switch round % 4 {
+		case 0:
+			cut()
+			etcd.Run(t)
+		case 1:
+			a.kill()
+			a.start(t)
+		case 2:
+			etcd.Kill(t)
+			etcd.Run(t)
+		case 3:
+			b.kill()
+			b.start(t)
+		}
+	})
 }
 
-type saw struct {
-	world    world
-	conflict bool
-	unknown  bool
-}
-
-var oneWorld = (&porcupine.NondeterministicModel{
-	Init:  func() []any { return []any{world{"0", "0", "0"}} },
-	Equal: func(a, b any) bool { return a == b },
-	Step: func(state, in, out any) []any {
-		s, a, o := state.(world), in.(act), out.(saw)
-		if a.list {
-			if s == o.world {
-				return []any{s}
-			}
-			return nil
-		}
-		applies := a.was == "" || s[a.key] == a.was
-		after := s
-		after[a.key] = a.next
-		switch {
-		case o.unknown && applies:
-			return []any{s, after}
-		case o.unknown, o.conflict && !applies:
-			return []any{s}
-		case !o.conflict && applies:
-			return []any{after}
-		}
-		return nil
-	},
-	DescribeOperation: func(in, out any) string { return fmt.Sprintf("%+v → %+v", in, out) },
-}).ToModel()
-
-// judge runs clients while fault is called, and then judges what they saw.
-func judge(t *testing.T, v *victim, fault func(round int)) {
-	h := &history{began: time.Now(), acked: map[uint64]string{}}
-	for k := range crashKeys {
-		if _, err := v.client.CoreV1().ConfigMaps("default").Create(t.Context(), h.object(k, "0"), metav1.CreateOptions{}); err != nil {
-			t.Fatal(err)
-		}
+// crashEtcd is an etcd, and the worst that can be done to it here.
+func crashEtcd(t *testing.T) (etcd *etcdtest.Server, end func()) {
+	if d := loseable(t); d != nil {
+		etcd = etcdtest.StartOn(t, d)
+		return etcd, func() { etcd.Cut(t) }
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	var wg sync.WaitGroup
-	for id := range 4 {
-		wg.Go(func() { h.work(ctx, v.client, id) })
-	}
-	wg.Go(func() { h.watch(ctx, t, v.client) })
-	for round := range crashRounds() {
-		time.Sleep(time.Duration(300+rand.IntN(700)) * time.Millisecond)
-		fault(round)
-	}
-	time.Sleep(300 * time.Millisecond)
-	cancel()
-	wg.Wait()
-	list, err := v.client.CoreV1().ConfigMaps("default").List(t.Context(), metav1.ListOptions{LabelSelector: "crash"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.add(99, act{list: true}, time.Since(h.began), saw{world: seen(list)}, time.Since(h.began))
-	if got := porcupine.CheckOperationsTimeout(oneWorld, h.ops, time.Minute); got != porcupine.Ok {
-		t.Errorf("the history of %d operations is %s", len(h.ops), got)
-	}
-	t.Logf("%d operations, %d writes acknowledged, %d watches", len(h.ops), len(h.acked), len(h.spans))
-	if len(h.acked) < 5*crashRounds() {
-		t.Error("too little was written to judge")
-	}
-	h.judgeWatches(t)
-}
-
-// history is what the clients saw.
-type history struct {
-	began time.Time
-	mu    sync.Mutex
-	ops   []porcupine.Operation
-	acked map[uint64]string // what was written at a revision
-	spans []span
-}
-
-// span is what one watch said, from the revision of its list on.
-type span struct {
-	from, to uint64
-	events   map[uint64]string
-}
-
-func (h *history) object(key int, value string) *corev1.ConfigMap {
-	return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint("k", key), Labels: map[string]string{"crash": ""}}, Data: map[string]string{"v": value}}
-}
-
-func (h *history) add(client int, in act, call time.Duration, out saw, end time.Duration) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if out.unknown {
-		end = 24 * time.Hour // it may take effect whenever
-	}
-	h.ops = append(h.ops, porcupine.Operation{ClientId: client, Input: in, Call: int64(call), Output: out, Return: int64(end)})
-}
-
-func seen(list *corev1.ConfigMapList) (w world) {
-	for _, cm := range list.Items {
-		if k, err := strconv.Atoi(strings.TrimPrefix(cm.Name, "k")); err == nil {
-			w[k] = cm.Data["v"]
-		}
-	}
-	return w
-}
-
-// work is one client after the other: an operation whose outcome is not known
-// ends a client, for the checker.
-func (h *history) work(ctx context.Context, c *kubernetes.Clientset, id int) {
-	maps := c.CoreV1().ConfigMaps("default")
-	for n := 0; ctx.Err() == nil; n++ {
-		call := time.Since(h.began)
-		list, err := maps.List(ctx, metav1.ListOptions{LabelSelector: "crash"})
-		if err != nil {
-			time.Sleep(20 * time.Millisecond)
-			continue
-		}
-		h.add(id, act{list: true}, call, saw{world: seen(list)}, time.Since(h.began))
-		a := act{key: rand.IntN(crashKeys), next: fmt.Sprintf("%d-%d", id, n)}
-		obj := h.object(a.key, a.next)
-		if rand.IntN(2) == 0 {
-			obj.ResourceVersion, a.was = list.Items[a.key].ResourceVersion, list.Items[a.key].Data["v"]
-		}
-		call = time.Since(h.began)
-		done, err := maps.Update(context.WithoutCancel(ctx), obj, metav1.UpdateOptions{})
-		switch {
-		case err == nil:
-			h.add(id, a, call, saw{}, time.Since(h.began))
-			h.mu.Lock()
-			h.acked[number(done.ResourceVersion)] = a.next
-			h.mu.Unlock()
-		case apierrors.IsConflict(err):
-			h.add(id, a, call, saw{conflict: true}, time.Since(h.began))
-		default:
-			h.add(id, a, call, saw{unknown: true}, 0)
-			id += 100
-		}
-	}
-}
-
-func number(rv string) uint64 {
-	n, _ := strconv.ParseUint(rv, 10, 64) // what a server of ours says
-	return n
-}
-
-// watch follows with list and watch, again after each break.
-func (h *history) watch(ctx context.Context, t *testing.T, c *kubernetes.Clientset) {
-	maps := c.CoreV1().ConfigMaps("default")
-	for ctx.Err() == nil {
-		list, err := maps.List(ctx, metav1.ListOptions{LabelSelector: "crash"})
-		if err != nil {
-			time.Sleep(20 * time.Millisecond)
-			continue
-		}
-		w, err := maps.Watch(ctx, metav1.ListOptions{LabelSelector: "crash", ResourceVersion: list.ResourceVersion})
-		if err != nil {
-			continue
-		}
-		s := span{from: number(list.ResourceVersion), events: map[uint64]string{}}
-		s.to = s.from
-		for ev := range w.ResultChan() {
-			cm, ok := ev.Object.(*corev1.ConfigMap)
-			if !ok {
-				break
-			}
-			rev := number(cm.ResourceVersion)
-			if rev <= s.to {
-				t.Errorf("a watch went from %d to %d", s.to, rev)
-			}
-			s.to = rev
-			s.events[rev] = cm.Data["v"]
-		}
-		w.Stop()
-		h.mu.Lock()
-		h.spans = append(h.spans, s)
-		h.mu.Unlock()
-	}
-}
-
-// judgeWatches: what was acknowledged within a watch's span, it told.
-func (h *history) judgeWatches(t *testing.T) {
-	told := 0
-	for _, s := range h.spans {
-		told += len(s.events)
-		for rev, value := range h.acked {
-			if rev > s.from && rev <= s.to && s.events[rev] != value {
-				t.Errorf("%q was written at %d, and a watch from %d to %d told %q", value, rev, s.from, s.to, s.events[rev])
-			}
-		}
-	}
-	if told < 5*crashRounds() {
-		t.Errorf("watches told %d events", told)
-	}
+	etcd = etcdtest.Start(t, "--unsafe-no-fsync=false")
+	return etcd, func() { etcd.Kill(t) }
 }

@@ -53,6 +53,6 @@ func (c *Cluster) once(part, lease string, as client.Client, run func(context.Co
 		return
 	}
 	c.parts.Go(part, func(ctx context.Context) error {
-		return leader.Run(ctx, leader.Config{Client: as, Namespace: metav1.NamespaceSystem, Name: lease, Identity: c.peer(), Log: c.cfg.Log}, run)
+		return leader.Run(ctx, leader.Config{Client: as, Namespace: metav1.NamespaceSystem, Name: lease, Identity: c.peer(), Duration: c.cfg.leaseDuration, Log: c.cfg.Log}, run)
 	})
 }

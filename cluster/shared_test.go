@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -274,22 +273,9 @@ func takesOver(t *testing.T, a, b *server) {
 	if holder(b) == b.peer() {
 		a, b = b, a
 	}
-	deploy := func(s *server, name string) {
-		t.Helper()
-		labels := map[string]string{"app": name}
-		d := &appsv1.Deployment{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: appsv1.DeploymentSpec{Selector: &metav1.LabelSelector{MatchLabels: labels},
-			Template: corev1.PodTemplateSpec{ObjectMeta: metav1.ObjectMeta{Labels: labels}, Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}}}}
-		if _, err := s.client.AppsV1().Deployments("default").Create(ctx, d, metav1.CreateOptions{}); err != nil {
-			t.Fatal(err)
-		}
-		eventually(t, "a pod of "+name, func() bool {
-			pods, err := s.client.CoreV1().Pods("default").List(ctx, metav1.ListOptions{LabelSelector: "app=" + name})
-			return err == nil && len(pods.Items) == 1
-		})
-	}
-	deploy(b, "one")
+	podsOf(t, b.client, "one")
 	a.stop()
-	deploy(b, "two")
+	podsOf(t, b.client, "two")
 	if got := holder(b); got != b.peer() {
 		t.Errorf("%q leads after the first has stopped", got)
 	}

@@ -10,11 +10,8 @@ func (s *Store) Export(begin func(revision uint64) error, emit func(Entry) error
 	var err error
 	w.trees.Scan(func(_ string, t *tree) bool {
 		t.records.Scan(func(r *Record) bool {
-			e := Entry{Key: r.key, Revision: r.revision, Value: r.data}
-			if s.shared.sealer != nil {
-				e.Value, _, err = s.shared.sealer.Seal(r.key, r.data)
-			}
-			if err == nil {
+			e := Entry{Key: r.key, Revision: r.revision}
+			if e.Value, err = s.shared.keep(r); err == nil {
 				err = emit(e)
 			}
 			return err == nil

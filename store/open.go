@@ -129,13 +129,22 @@ func (s *Store) load(from func(context.Context, func(Entry) error) (uint64, erro
 	// Clients read revision 0 as "any", so the first world is at 1.
 	start := max(revision, 1)
 	s.start.Store(start)
+	for _, t := range trees {
+		t.history.floor = start
+	}
+	saved, err := s.recall(trees, revision)
+	if err != nil {
+		return err
+	}
 	all := &btree.Map[string, *tree]{}
 	for resource, t := range trees {
-		t.history.floor = start
 		all.Set(resource, t)
 	}
 	s.world.Store(newWorld(start, all))
 	s.notified.Store(start)
+	if !saved {
+		s.remember() // a crash may follow the crash
+	}
 	return nil
 }
 
@@ -185,6 +194,7 @@ func (s *Store) Close() error {
 	case s.remote != nil:
 		return s.remote.Close()
 	}
+	s.remember()
 	return s.engine.Close()
 }
 

@@ -237,7 +237,10 @@ func TestReopen(t *testing.T) {
 	if _, err := unknown.Object(); err == nil {
 		t.Error("data of an unknown resource was decoded")
 	}
-	if _, err := s.SnapshotAt(revision - 1); !errors.Is(err, store.ErrExpired) {
+	if past, err := s.SnapshotAt(revision - 1); err != nil || past.Get(cmKey("ns", "d")) == nil || past.Get(cmKey("ns", "c")) == nil {
+		t.Errorf("one revision ago: %v", err)
+	}
+	if _, err := s.SnapshotAt(0); !errors.Is(err, store.ErrExpired) {
 		t.Errorf("before the start: %v", err)
 	}
 	if r := must(t, s, cm("e", "", 0))[0]; r.Revision() != revision+1 {

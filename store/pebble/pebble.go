@@ -45,12 +45,18 @@ type Engine struct {
 	lock   *pebble.Lock
 	space  *space
 	seal   *seal
+	fs     vfs.FS
 	dir    string
+	log    *slog.Logger
+	logged *logged // until Past was asked for
 	broken atomic.Pointer[error]
 	closed sync.Once
 }
 
-var _ store.Engine = (*Engine)(nil)
+var (
+	_ store.Engine    = (*Engine)(nil)
+	_ store.Historian = (*Engine)(nil)
+)
 
 // format is the version of the layout below; a directory of a newer one is
 // refused.
@@ -85,7 +91,7 @@ func Open(c Config) (*Engine, error) {
 	if err != nil {
 		return nil, lockError(c.Dir, err)
 	}
-	e := &Engine{lock: lock, dir: c.Dir, seal: newSeal(c.FS, c.Dir, c.Log)}
+	e := &Engine{lock: lock, fs: c.FS, dir: c.Dir, log: c.Log, seal: newSeal(c.FS, c.Dir, c.Log)}
 	if err := e.open(c); err != nil {
 		return nil, errors.Join(err, e.closeDB(), lock.Close())
 	}
@@ -101,6 +107,7 @@ func (e *Engine) open(c Config) (err error) {
 	if e.space, err = newSpace(c.FS, c.Dir, c.Reserve, c.Log); err != nil {
 		return err
 	}
+	e.logged = e.readLogs(c)
 	if e.db, err = pebble.Open(c.Dir, e.options(c)); err != nil {
 		return damaged(c.Dir, err)
 	}
@@ -293,16 +300,23 @@ func unstamp(key, value []byte) (revision uint64, data []byte, err error) {
 }
 
 func decode(key, value []byte) (store.Entry, error) {
-	parts := strings.SplitN(string(key[1:]), "\x00", 3)
-	if len(parts) != 3 {
-		return store.Entry{}, fmt.Errorf("%q is no record's key", key)
+	k, err := parseKey(key)
+	if err != nil {
+		return store.Entry{}, err
 	}
-	k := store.Key{Resource: parts[0], Namespace: parts[1], Name: parts[2]}
 	revision, data, err := unstamp(key, value)
 	if err != nil {
 		return store.Entry{}, fmt.Errorf("the record of %s is damaged: %w", k, err)
 	}
 	return store.Entry{Key: k, Revision: revision, Value: slices.Clone(data)}, nil
+}
+
+func parseKey(key []byte) (store.Key, error) {
+	parts := strings.SplitN(string(key[min(len(key), 1):]), "\x00", 3)
+	if len(parts) != 3 {
+		return store.Key{}, fmt.Errorf("%q is no record's key", key)
+	}
+	return store.Key{Resource: parts[0], Namespace: parts[1], Name: parts[2]}, nil
 }
 
 // Checkpoint makes a consistent copy of everything committed so far in dir,
@@ -311,8 +325,12 @@ func (e *Engine) Checkpoint(dir string) error {
 	return e.db.Checkpoint(dir, pebble.WithFlushedWAL())
 }
 
-// Compact rewrites everything, giving all space of deleted data back.
+// Compact rewrites everything, giving all space of deleted data back; nothing is
+// left of what was overwritten.
 func (e *Engine) Compact(ctx context.Context) error {
+	if err := e.forgetPast(); err != nil {
+		return err
+	}
 	return e.db.Compact(ctx, []byte{0}, []byte{0xff}, false)
 }
 

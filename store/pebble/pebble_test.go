@@ -72,6 +72,7 @@ func TestPowerCut(t *testing.T) {
 	for cut := range 25 {
 		s := newStore(t, Config{Dir: "data", FS: fs})
 		checkRounds(t, s, acked)
+		checkPast(t, s)
 		stop := make(chan struct{})
 		var wg sync.WaitGroup
 		var mu sync.Mutex

@@ -1,6 +1,7 @@
 package pebble
 
 import (
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -132,13 +133,16 @@ func (s *seal) refresh() {
 	}
 }
 
-func (s *seal) write(text string) error {
-	path := s.fs.PathJoin(s.dir, sealName)
-	f, err := s.fs.Create(path+".new", vfs.WriteCategoryUnspecified)
+func (s *seal) write(text string) error { return replaceFile(s.fs, s.dir, sealName, []byte(text)) }
+
+// replaceFile puts a file into the directory, whole or not at all.
+func replaceFile(fs vfs.FS, dir, name string, text []byte) error {
+	path := fs.PathJoin(dir, name)
+	f, err := fs.Create(path+".new", vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write([]byte(text))
+	_, err = f.Write(text)
 	if err == nil {
 		err = f.Sync()
 	}
@@ -146,12 +150,12 @@ func (s *seal) write(text string) error {
 		err = cerr
 	}
 	if err == nil {
-		err = s.fs.Rename(path+".new", path)
+		err = fs.Rename(path+".new", path)
 	}
 	if err != nil {
-		return err
+		return errors.Join(err, fs.Remove(path+".new"))
 	}
-	d, err := s.fs.OpenDir(s.dir)
+	d, err := fs.OpenDir(dir)
 	if err != nil {
 		return err
 	}

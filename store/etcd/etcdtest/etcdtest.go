@@ -18,6 +18,8 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+
+	"proa/internal/disktest"
 )
 
 // Server is one etcd member that is a cluster by itself.
@@ -27,6 +29,7 @@ type Server struct {
 	Dir  string
 	args []string
 	peer string
+	disk *disktest.Disk // nil for the machine's
 
 	mu  sync.Mutex
 	cmd *exec.Cmd
@@ -37,18 +40,24 @@ type Server struct {
 // say so (--unsafe-no-fsync=false). args are further flags of etcd.
 func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
-	return start(t, "http", args...)
+	return start(t, "http", nil, args...)
+}
+
+// StartOn is Start with the data on a disk of its own, and synced: see Cut.
+func StartOn(t testing.TB, d *disktest.Disk, args ...string) *Server {
+	t.Helper()
+	return start(t, "http", d, append([]string{"--unsafe-no-fsync=false"}, args...)...)
 }
 
 // StartTLS is Start with https:// client URLs.
 func StartTLS(t testing.TB, args ...string) *Server {
 	t.Helper()
-	return start(t, "https", args...)
+	return start(t, "https", nil, args...)
 }
 
-func start(t testing.TB, scheme string, args ...string) *Server {
+func start(t testing.TB, scheme string, d *disktest.Disk, args ...string) *Server {
 	t.Helper()
-	s := &Server{URL: scheme + "://" + address(t), peer: "http://" + address(t), Dir: t.TempDir(), args: args}
+	s := &Server{URL: scheme + "://" + address(t), peer: "http://" + address(t), Dir: t.TempDir(), args: args, disk: d}
 	s.Run(t)
 	t.Cleanup(func() { s.Kill(t) })
 	return s
@@ -74,10 +83,17 @@ func (s *Server) Run(t testing.TB) {
 	if s.log, err = os.CreateTemp(s.Dir, "log"); err != nil {
 		t.Fatal(err)
 	}
-	s.cmd = exec.Command(Binary(t), append([]string{"--data-dir", filepath.Join(s.Dir, "data"), "--name", "test",
+	dir := s.Dir
+	if s.disk != nil {
+		dir = s.disk.Dir
+	}
+	s.cmd = exec.Command(Binary(t), append([]string{"--data-dir", filepath.Join(dir, "data"), "--name", "test",
 		"--listen-client-urls", s.URL, "--advertise-client-urls", s.URL,
 		"--listen-peer-urls", s.peer, "--initial-advertise-peer-urls", s.peer, "--initial-cluster", "test=" + s.peer,
 		"--unsafe-no-fsync", "--log-level", "warn"}, s.args...)...)
+	if s.disk != nil {
+		s.disk.Use(t, s.cmd)
+	}
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := s.cmd.Start(); err != nil {
@@ -116,6 +132,15 @@ func (s *Server) Kill(t testing.TB) {
 	_ = s.cmd.Wait() // "signal: killed"
 	s.log.Close()
 	s.cmd = nil
+}
+
+// Cut ends the server as a power cut would: what it had not synced is lost.
+func (s *Server) Cut(t testing.TB) {
+	t.Helper()
+	s.mu.Lock()
+	s.disk.Cut(t, s.cmd.Process)
+	s.mu.Unlock()
+	s.Kill(t)
 }
 
 // Freeze stops the server where it is until Thaw; connections stay open.
