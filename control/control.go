@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,8 +28,32 @@ const (
 	DefaultRunDir  = "/run/proa"
 )
 
-// register is where running instances are listed, whatever their run directory.
-const register = "/run/proa-instances"
+// register is where running instances are listed, whatever their run directory:
+// root's for all, anybody else's in a directory of their own.
+func register() string { return registerOf(os.Geteuid(), os.Getenv("XDG_RUNTIME_DIR"), os.TempDir()) }
+
+func registerOf(uid int, runtimeDir, temp string) string {
+	switch {
+	case uid == 0:
+		return "/run/proa-instances"
+	case runtimeDir != "":
+		return filepath.Join(runtimeDir, "proa-instances")
+	}
+	return filepath.Join(temp, fmt.Sprintf("proa-instances-%d", uid))
+}
+
+// ours refuses a register that somebody else has made: who lists instances in
+// it says where commands send credentials.
+func ours(dir string) error {
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	if stat, ok := info.Sys().(*syscall.Stat_t); !info.IsDir() || !ok || int(stat.Uid) != os.Geteuid() {
+		return fmt.Errorf("%s is not a directory of this user", dir)
+	}
+	return nil
+}
 
 // Instance is a running proa.
 type Instance struct {
@@ -118,10 +143,14 @@ func holder(file string) string {
 // Enter lists the instance in the register until leave is called or the
 // process ends: the entry is a file that is locked while its owner lives.
 func (i Instance) Enter() (leave func(), err error) {
-	if err := os.MkdirAll(register, 0o755); err != nil {
+	dir := register()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	path := filepath.Join(register, "i"+ID(i.DataDir)+".json")
+	if err := ours(dir); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(dir, "i"+ID(i.DataDir)+".json")
 	f, err := lockFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
@@ -136,23 +165,26 @@ func (i Instance) Enter() (leave func(), err error) {
 	}
 	return func() {
 		os.Remove(path)
-		os.Remove(register) // fails while others are listed
+		os.Remove(dir) // fails while others are listed
 		f.Close()
 	}, nil
 }
 
 // List returns the running instances; entries of dead ones are taken out.
 func List() ([]Instance, error) {
-	entries, err := os.ReadDir(register)
-	if errors.Is(err, os.ErrNotExist) {
+	dir := register()
+	if err := ours(dir); errors.Is(err, os.ErrNotExist) {
 		return nil, nil
+	} else if err != nil {
+		return nil, err
 	}
+	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
 	}
 	var out []Instance
 	for _, e := range entries {
-		if i, alive := read(filepath.Join(register, e.Name())); alive {
+		if i, alive := read(filepath.Join(dir, e.Name())); alive {
 			out = append(out, i)
 		}
 	}

@@ -70,6 +70,29 @@ func TestFindByDirectory(t *testing.T) {
 	}
 }
 
+func TestRegisterOfUsers(t *testing.T) {
+	for _, c := range []struct {
+		uid           int
+		runtime, want string
+	}{
+		{0, "/run/user/0", "/run/proa-instances"}, {1000, "/run/user/1000", "/run/user/1000/proa-instances"}, {1000, "", "/tmp/proa-instances-1000"},
+	} {
+		if got := registerOf(c.uid, c.runtime, "/tmp"); got != c.want {
+			t.Errorf("user %d with %q: %s", c.uid, c.runtime, got)
+		}
+	}
+	dir := t.TempDir()
+	if err := ours(dir); err != nil {
+		t.Error(err)
+	}
+	if err := os.Chown(dir, 1234, 1234); err != nil {
+		t.Fatal(err)
+	}
+	if err := ours(dir); err == nil {
+		t.Error("somebody else's register is believed")
+	}
+}
+
 func TestNamesOfInstances(t *testing.T) {
 	if got := CgroupRoot(DefaultDataDir + "/"); got != "proa" {
 		t.Errorf("default: %q", got)
