@@ -39,7 +39,12 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	defer s.recoverPanic(x)
 
 	if !long {
-		ctx, cancel := context.WithTimeout(r.Context(), timeoutOf(x.query()))
+		timeout, err := timeoutOf(x.query())
+		if err != nil {
+			x.fail(err)
+			return
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), timeout)
 		defer cancel()
 		x.r = r.WithContext(ctx)
 	} else {
@@ -118,13 +123,20 @@ func growStack() {
 //go:noinline
 func touch(room *[24 << 10]byte) { room[0] = 1 }
 
-func timeoutOf(query url.Values) time.Duration {
-	if v := query.Get("timeout"); v != "" {
-		if d, err := time.ParseDuration(v); err == nil && d > 0 && d < requestTimeout {
-			return d
-		}
+// timeoutOf is the time that a request has.
+func timeoutOf(query url.Values) (time.Duration, error) {
+	v := query.Get("timeout")
+	if v == "" {
+		return requestTimeout, nil
 	}
-	return requestTimeout
+	d, err := time.ParseDuration(v)
+	if err != nil {
+		return 0, apierrors.NewBadRequest("invalid timeout specified in the request URL - " + err.Error())
+	}
+	if d <= 0 {
+		d = requestTimeout
+	}
+	return min(d, requestTimeout), nil
 }
 
 // recoverPanic keeps a panic to its own request.

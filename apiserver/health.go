@@ -22,6 +22,21 @@ type check struct {
 	run  func(ctx context.Context) error
 }
 
+// startHooks are upstream's names for what is done here by the time that Run says
+// it is ready: objects that every cluster has are there, the store's world is in
+// memory with the definitions in it, and what follows it is running. Monitoring
+// asks for some of them by name.
+var startHooks = []string{
+	"start-apiserver-admission-initializer", "generic-apiserver-start-informers", "priority-and-fairness-config-consumer",
+	"priority-and-fairness-filter", "storage-object-count-tracker-hook", "start-apiextensions-informers",
+	"start-apiextensions-controllers", "crd-informer-synced", "start-system-namespaces-controller",
+	"start-cluster-authentication-info-controller", "start-service-ip-repair-controllers", "rbac/bootstrap-roles",
+	"scheduling/bootstrap-system-priority-classes", "priority-and-fairness-config-producer", "bootstrap-controller",
+	"start-kube-aggregator-informers", "apiservice-registration-controller", "apiservice-status-local-available-controller",
+	"apiservice-status-remote-available-controller", "apiservice-discovery-controller", "kube-apiserver-autoregistration",
+	"apiservice-openapi-controller", "apiservice-openapiv3-controller", "storage-readiness",
+}
+
 // checks are those of /livez, /healthz or /readyz, under upstream's names as far
 // as there is the like here.
 func (s *Server) checks(endpoint string) []check {
@@ -38,11 +53,10 @@ func (s *Server) checks(endpoint string) []check {
 	if endpoint == "readyz" {
 		out = append(out, check{"etcd-readiness", s.cfg.Store.Healthy}, check{"informer-sync", done(s.ready.Load)})
 	}
-	out = append(out,
-		check{"poststarthook/start-system-namespaces-controller", done(s.ready.Load)},
-		check{"poststarthook/rbac/bootstrap-roles", done(s.ready.Load)},
-		check{"poststarthook/scheduling/bootstrap-system-priority-classes", done(s.ready.Load)},
-		check{"autoregister-completion", done(s.aggregate.Registered)})
+	for _, hook := range startHooks {
+		out = append(out, check{"poststarthook/" + hook, done(s.ready.Load)})
+	}
+	out = append(out, check{"autoregister-completion", done(s.aggregate.Registered)})
 	if endpoint == "readyz" {
 		out = append(out, check{"shutdown", func(context.Context) error {
 			if s.stopping.Load() {

@@ -28,6 +28,17 @@ func TestMethods(t *testing.T) {
 	}
 }
 
+// TestTimeouts asks for times that are none, too long and zero.
+func TestTimeouts(t *testing.T) {
+	h := start(t)
+	for timeout, want := range map[string]int{"soon": 400, "5": 400, "3m": 200, "0s": 200, "1s": 200} {
+		answer := h.call("GET", "/version?timeout="+timeout, "application/json", nil)
+		if answer.Code != want || want == 400 && !strings.Contains(answer.Body.String(), "invalid timeout specified in the request URL") {
+			t.Errorf("timeout=%s: %d %s", timeout, answer.Code, answer.Body)
+		}
+	}
+}
+
 // TestDeletedObjects deletes one of each sort: the answer is the object, or a
 // Status.
 func TestDeletedObjects(t *testing.T) {
