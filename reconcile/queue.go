@@ -18,6 +18,7 @@ const (
 type queue struct {
 	ctx     context.Context
 	workers int
+	pace    time.Duration // between the starts of two attempts at one key
 	work    func(ctx context.Context, key client.Key) outcome
 	meters  meters
 
@@ -37,6 +38,8 @@ type item struct {
 	failures int  // in a row
 	timer    *time.Timer
 	since    time.Time // of being queued, or else of being active
+	began    time.Time // the last attempt
+	resting  bool      // kept for began only, until the timer fires
 }
 
 // outcome is how an attempt ended: well, with a wish to be called again after
@@ -60,12 +63,39 @@ func (q *queue) add(key client.Key) {
 		it = &item{}
 		q.items[key] = it
 	}
-	it.stop()
 	if it.active {
 		it.dirty = true
 		return
 	}
+	q.wake(key, it)
+}
+
+// wake pushes a key, or has it pushed when its pace allows. The caller holds mu.
+func (q *queue) wake(key client.Key, it *item) {
+	it.stop()
+	if left := q.left(it); left > 0 && !q.closed {
+		it.resting = false
+		it.timer = time.AfterFunc(left, func() { q.add(key) })
+		return
+	}
 	q.push(key, it)
+}
+
+// left is how long a key's pace keeps it from the next attempt.
+func (q *queue) left(it *item) time.Duration {
+	if q.pace == 0 || it.began.IsZero() {
+		return 0
+	}
+	return q.pace - time.Since(it.began)
+}
+
+// forget drops a key that was kept for its pace.
+func (q *queue) forget(key client.Key) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if it := q.items[key]; it != nil && it.resting {
+		delete(q.items, key)
+	}
 }
 
 // push makes a key ready and sees that somebody works. The caller holds mu.
@@ -73,7 +103,7 @@ func (q *queue) push(key client.Key, it *item) {
 	if q.closed || it.queued {
 		return
 	}
-	it.queued, it.since = true, time.Now()
+	it.queued, it.resting, it.since = true, false, time.Now()
 	q.ready = append(q.ready, key)
 	q.meters.adds.Inc()
 	q.meters.depth.Inc()
@@ -108,7 +138,7 @@ func (q *queue) take() (client.Key, bool) {
 	now := time.Now()
 	q.meters.depth.Dec()
 	q.meters.waited.Observe(now.Sub(it.since).Seconds())
-	it.queued, it.active, it.since = false, true, now
+	it.queued, it.active, it.since, it.began = false, true, now, now
 	return key, true
 }
 
@@ -124,13 +154,17 @@ func (q *queue) done(key client.Key, o outcome) {
 	if it.failures > 0 {
 		q.meters.retries.Inc()
 	}
-	switch {
+	switch left := q.left(it); {
 	case it.dirty || wait < 0:
 		it.dirty = false
-		q.push(key, it)
+		q.wake(key, it)
 	case wait > 0 && !q.closed:
 		it.timer = time.AfterFunc(wait, func() { q.add(key) })
-	case it.failures == 0:
+	case it.failures > 0:
+	case left > 0 && !q.closed:
+		it.resting = true
+		it.timer = time.AfterFunc(left, func() { q.forget(key) })
+	default:
 		delete(q.items, key)
 	}
 }

@@ -31,6 +31,10 @@ type Controller struct {
 	Watches []Watch
 	// Workers is how many keys may be decided at once; 0 means 1.
 	Workers int
+	// Pace keeps the starts of two decisions about one key this far apart, for
+	// decisions that look at much and are woken by every part of it. The first
+	// is not held up. 0 is no pace.
+	Pace time.Duration
 	// Decide is pure: no I/O, no clock but now, nothing kept between calls.
 	Decide func(v client.View, now time.Time, key client.Key) Plan
 }

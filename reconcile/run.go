@@ -61,6 +61,7 @@ func Run(ctx context.Context, c client.Client, log *slog.Logger, controllers ...
 func (l *loop) add(ctx context.Context, c Controller) {
 	r := &runner{loop: l, Controller: c, recorder: l.recorder.For(c.Name), log: l.log.With("controller", c.Name)}
 	r.queue = newQueue(ctx, c.Name, c.Workers, r.reconcile)
+	r.queue.pace = c.Pace
 	l.runners = append(l.runners, r)
 	for _, w := range c.Watches {
 		name := ""

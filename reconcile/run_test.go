@@ -319,3 +319,26 @@ func TestOptionalWritesGoTogetherAndOn(t *testing.T) {
 			return plan
 		}})
 }
+
+// Wakes within a pace become one decision when it is over; the first is decided at
+// once, and what rests leaves nothing behind.
+func TestPaceFoldsWakes(t *testing.T) {
+	c, j := clienttest.New(), &journal{}
+	began := time.Time{}
+	running(t, c, func() {
+		began = time.Now()
+		for range 25 {
+			c.Inject(configMap("a"))
+			time.Sleep(100 * time.Millisecond)
+		}
+		time.Sleep(time.Hour)
+		c.Inject(configMap("a"))
+		synctest.Wait()
+		if got := j.text(); got != "0s 1s 2s 3s 1h0m2.5s" {
+			t.Errorf("decided at %q", got)
+		}
+	}, Controller{Name: "x", Pace: time.Second, Watches: own(), Decide: func(_ client.View, now time.Time, _ client.Key) Plan {
+		j.add("%v", now.Sub(began))
+		return Plan{}
+	}})
+}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	resourcehelper "k8s.io/component-helpers/resource"
 
@@ -39,14 +40,46 @@ func Add(to corev1.ResourceList, name corev1.ResourceName, q resource.Quantity) 
 	to[name] = have
 }
 
+// Counts tells whether any object of a kind may count for a quota.
+func Counts(quota *corev1.ResourceQuota, row *api.Resource) bool {
+	for name := range quota.Spec.Hard {
+		if of := kindOf(name); of == "" || of == row.Key() || name == countOf(row) || string(name) == row.Plural {
+			return true
+		}
+	}
+	return false
+}
+
+// kindOf is the key of the kind that a quantity is of: pods for all compute
+// resources, and for what is counted by its name something that no kind has.
+func kindOf(name corev1.ResourceName) string {
+	s := string(name)
+	switch {
+	case strings.HasPrefix(s, "count/"), name == corev1.ResourceConfigMaps, name == corev1.ResourceSecrets,
+		name == corev1.ResourceReplicationControllers, name == corev1.ResourceQuotas:
+		return "-"
+	case strings.HasPrefix(s, "services"):
+		return "services"
+	case name == corev1.ResourcePersistentVolumeClaims, name == corev1.ResourceRequestsStorage, strings.Contains(s, ".storageclass.storage.k8s.io/"):
+		return "persistentvolumeclaims"
+	case strings.HasSuffix(s, devices):
+		return "resource.k8s.io/resourceclaims"
+	}
+	return "pods"
+}
+
+// devices ends the name of what claims ask of a device class.
+const devices = ".deviceclass.resource.k8s.io/devices"
+
+// countOf is the name of the number of objects of a kind.
+func countOf(row *api.Resource) corev1.ResourceName {
+	return corev1.ResourceName("count/" + row.GR().String())
+}
+
 // Of is what one object counts for in its namespace's quotas.
 func Of(row *api.Resource, obj api.Object) corev1.ResourceList {
 	one := *resource.NewQuantity(1, resource.DecimalSI)
 	out := corev1.ResourceList{}
-	count := row.Plural
-	if row.Group != "" {
-		count += "." + row.Group
-	}
 	switch o := obj.(type) {
 	case *corev1.Pod:
 		out[corev1.ResourceName("count/pods")] = one // those that have ended, too
@@ -61,10 +94,12 @@ func Of(row *api.Resource, obj api.Object) corev1.ResourceList {
 		serviceUsage(out, o)
 	case *corev1.PersistentVolumeClaim:
 		claimUsage(out, o)
+	case *resourcev1.ResourceClaim:
+		deviceUsage(out, o)
 	case *corev1.ConfigMap, *corev1.Secret, *corev1.ReplicationController, *corev1.ResourceQuota:
 		out[corev1.ResourceName(row.Plural)] = one
 	}
-	out[corev1.ResourceName("count/"+count)] = one
+	out[countOf(row)] = one
 	return out
 }
 
@@ -83,6 +118,30 @@ func serviceUsage(out corev1.ResourceList, s *corev1.Service) {
 	out[corev1.ResourceServicesNodePorts] = *resource.NewQuantity(ports, resource.DecimalSI)
 }
 
+// deviceUsage is how many devices of each class a claim may get at most: of the
+// requests of which one is chosen, the one that asks for most.
+func deviceUsage(out corev1.ResourceList, c *resourcev1.ResourceClaim) {
+	for _, r := range c.Spec.Devices.Requests {
+		most := map[string]int64{}
+		if e := r.Exactly; e != nil {
+			most[e.DeviceClassName] = deviceCount(e.AllocationMode, e.Count)
+		}
+		for _, s := range r.FirstAvailable {
+			most[s.DeviceClassName] = max(most[s.DeviceClassName], deviceCount(s.AllocationMode, s.Count))
+		}
+		for class, n := range most {
+			Add(out, corev1.ResourceName(class+devices), *resource.NewQuantity(n, resource.DecimalSI))
+		}
+	}
+}
+
+func deviceCount(mode resourcev1.DeviceAllocationMode, n int64) int64 {
+	if mode == resourcev1.DeviceAllocationModeAll {
+		return resourcev1.AllocationResultsMaxSize
+	}
+	return n
+}
+
 func claimUsage(out corev1.ResourceList, c *corev1.PersistentVolumeClaim) {
 	one := *resource.NewQuantity(1, resource.DecimalSI)
 	out[corev1.ResourcePersistentVolumeClaims] = one
@@ -97,17 +156,50 @@ func claimUsage(out corev1.ResourceList, c *corev1.PersistentVolumeClaim) {
 
 // InScope tells whether a quota's scopes hold for an object.
 func InScope(quota *corev1.ResourceQuota, obj api.Object) bool {
-	pod, isPod := obj.(*corev1.Pod)
-	needs := scopes(quota)
-	if len(needs) > 0 && !isPod {
-		return false
-	}
-	for _, s := range needs {
-		if !matchesScope(pod, s) {
+	for _, s := range scopes(quota) {
+		in := false
+		switch o := obj.(type) {
+		case *corev1.Pod:
+			in = matchesScope(o, s)
+		case *corev1.PersistentVolumeClaim:
+			in = s.ScopeName == corev1.ResourceQuotaScopeVolumeAttributesClass && matchesAny(AttributesClasses(o), s)
+		}
+		if !in {
 			return false
 		}
 	}
 	return true
+}
+
+// AttributesClasses are the VolumeAttributesClasses that a claim has, wants or is
+// on its way to.
+func AttributesClasses(c *corev1.PersistentVolumeClaim) (names []string) {
+	list := []*string{c.Spec.VolumeAttributesClassName, c.Status.CurrentVolumeAttributesClassName}
+	if m := c.Status.ModifyVolumeStatus; m != nil {
+		list = append(list, &m.TargetVolumeAttributesClassName)
+	}
+	for _, name := range list {
+		if name != nil && *name != "" {
+			names = append(names, *name)
+		}
+	}
+	return names
+}
+
+// matchesAny tells whether a scope's requirement holds for one of some names, or
+// where there is none for none.
+func matchesAny(names []string, s corev1.ScopedResourceSelectorRequirement) bool {
+	switch s.Operator {
+	case corev1.ScopeSelectorOpExists:
+		return len(names) > 0
+	case corev1.ScopeSelectorOpDoesNotExist:
+		return len(names) == 0
+	case corev1.ScopeSelectorOpIn:
+		return slices.ContainsFunc(names, func(n string) bool { return slices.Contains(s.Values, n) })
+	case corev1.ScopeSelectorOpNotIn:
+		return len(names) == 0 || slices.ContainsFunc(names, func(n string) bool { return !slices.Contains(s.Values, n) })
+	}
+	return false
 }
 
 func scopes(quota *corev1.ResourceQuota) []corev1.ScopedResourceSelectorRequirement {

@@ -11,6 +11,7 @@ import (
 	storagev1 "k8s.io/api/storage/v1"
 
 	"proa/api"
+	"proa/api/usage"
 	"proa/client"
 	"proa/controllers/pods"
 	"proa/reconcile"
@@ -89,26 +90,17 @@ func classesLeft(_ client.View, e client.Event) (keys []client.Key) {
 	return keys
 }
 
-// classesOf are the attributes classes that a claim or a volume has, wants or is
-// on its way to.
-func classesOf(obj client.Object) (names []string) {
-	add := func(list ...*string) {
-		for _, name := range list {
-			if name != nil && *name != "" {
-				names = append(names, *name)
-			}
-		}
-	}
+// classesOf are the attributes classes that a claim or a volume names.
+func classesOf(obj client.Object) []string {
 	switch o := obj.(type) {
 	case *corev1.PersistentVolume:
-		add(o.Spec.VolumeAttributesClassName)
-	case *corev1.PersistentVolumeClaim:
-		add(o.Spec.VolumeAttributesClassName, o.Status.CurrentVolumeAttributesClassName)
-		if m := o.Status.ModifyVolumeStatus; m != nil {
-			add(&m.TargetVolumeAttributesClassName)
+		if name := o.Spec.VolumeAttributesClassName; name != nil {
+			return []string{*name}
 		}
+	case *corev1.PersistentVolumeClaim:
+		return usage.AttributesClasses(o)
 	}
-	return names
+	return nil
 }
 
 func named(v client.View, class string) bool {

@@ -4,9 +4,11 @@
 package quota
 
 import (
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 
@@ -25,6 +27,7 @@ func Controller(registry *api.Registry) reconcile.Controller {
 	return reconcile.Controller{
 		Name:    "resourcequota-controller",
 		Workers: 5,
+		Pace:    500 * time.Millisecond,
 		Watches: []reconcile.Watch{{Keys: keys}},
 		Decide:  c.decide,
 	}
@@ -42,7 +45,9 @@ func keys(v client.View, e client.Event) []client.Key {
 	}
 	var out []client.Key
 	for q := range client.List[corev1.ResourceQuota](v, namespace) {
-		out = append(out, client.KeyOf(q))
+		if usage.Counts(q, e.Resource) {
+			out = append(out, client.KeyOf(q))
+		}
 	}
 	return out
 }
@@ -52,7 +57,10 @@ func sameUse(e client.Event) bool {
 	case *corev1.Pod:
 		is := e.New.(*corev1.Pod)
 		return pods.Finished(was) == pods.Finished(is) && was.Generation == is.Generation
-	case *corev1.Service, *corev1.PersistentVolumeClaim:
+	case *corev1.PersistentVolumeClaim:
+		return equality.Semantic.DeepEqual(usage.Of(e.Resource, e.Old), usage.Of(e.Resource, e.New)) &&
+			slices.Equal(usage.AttributesClasses(was), usage.AttributesClasses(e.New.(*corev1.PersistentVolumeClaim)))
+	case *corev1.Service, *resourcev1.ResourceClaim:
 		return equality.Semantic.DeepEqual(usage.Of(e.Resource, e.Old), usage.Of(e.Resource, e.New))
 	}
 	return true
@@ -68,7 +76,7 @@ func (c *controller) decide(v client.View, _ time.Time, key client.Key) reconcil
 		used[name] = *resource.NewQuantity(0, resource.DecimalSI)
 	}
 	for _, row := range c.registry.All() {
-		if !row.Namespaced || row.NewList == nil {
+		if !row.Namespaced || row.NewList == nil || !usage.Counts(q, row) {
 			continue
 		}
 		for obj := range v.List(row, q.Namespace) {
