@@ -130,16 +130,25 @@ func (m machine) allocatable(maxPods int) corev1.ResourceList {
 	return out
 }
 
-// The thresholds of node-pressure eviction that hold by default on Linux.
+// The thresholds of node-pressure eviction that hold by default on Linux, but
+// for large disks: a tenth of one is no emergency, least of all on a machine that
+// does other work.
 
 func lowMemory() bool { return meminfo("/proc/meminfo")["MemAvailable"] < reservedMemory }
 
+const (
+	enoughDisk   = 2 << 30 // bytes
+	enoughInodes = 100_000
+)
+
 func lowDisk(root string) bool {
 	var fs unix.Statfs_t
-	if unix.Statfs(root, &fs) != nil {
-		return false
-	}
-	return fs.Bavail*10 < fs.Blocks || fs.Files > 0 && fs.Ffree*20 < fs.Files
+	return unix.Statfs(root, &fs) == nil && scarce(&fs)
+}
+
+func scarce(fs *unix.Statfs_t) bool {
+	bytes := fs.Bavail*10 < fs.Blocks && fs.Bavail*uint64(fs.Bsize) < enoughDisk
+	return bytes || fs.Files > 0 && fs.Ffree*20 < fs.Files && fs.Ffree < enoughInodes
 }
 
 // lowPIDs: upstream has no default threshold; the last percent is low anywhere.
