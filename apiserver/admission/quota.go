@@ -3,6 +3,7 @@ package admission
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sort"
 	"strings"
@@ -28,13 +29,18 @@ func quotaConcerns(r *Request) bool {
 }
 
 func quotaFinish(_ context.Context, r *Request) error {
-	delta := usage.Of(r.Resource, r.Object)
+	whole := usage.Of(r.Resource, r.Object)
+	change := maps.Clone(whole)
 	if r.Old != nil {
-		usage.Subtract(delta, usage.Of(r.Resource, r.Old))
+		usage.Subtract(change, usage.Of(r.Resource, r.Old))
 	}
 	for rec, quota := range every[*corev1.ResourceQuota](r.World, "resourcequotas", r.Namespace) {
 		if !usage.InScope(quota, r.Object) {
 			continue
+		}
+		delta := change
+		if r.Old != nil && !usage.InScope(quota, r.Old) {
+			delta = whole // the update brings it into the quota's scope
 		}
 		next, err := charge(r, quota, delta)
 		if err != nil {
