@@ -20,7 +20,7 @@ OLDER    = $(shell cd test/kubectl/older && $(GO) list -m -f '{{.Version}}' k8s.
 # is built once is used again.
 export CGO_ENABLED := 0
 
-.PHONY: help up build demo test check unit race e2e clients kubectls vm bench bench-api upstream goldens clean deps images conformance-suite conformance-api conformance-short
+.PHONY: help up build demo test check unit race e2e clients kubectls vm bench bench-api upstream goldens clean deps images conformance-suite conformance-api conformance-short differential
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -93,6 +93,11 @@ conformance-api: build conformance-suite ## the conformance tests that need no r
 
 conformance-short: build conformance-suite ## the same without those that take minutes
 	cd test/conformance && $(GO) run ./run -short
+
+# Links Kubernetes: nine minutes from an empty build cache, half a minute to link
+# again; the objects themselves take some minutes.
+differential: ## proa's kinds beside Kubernetes' own: rules, tables, warnings, fields, conversions
+	cd test/differential && $(GO) vet . && $(GO) test -vet=off -count=1 -timeout 60m .
 
 vm: build images ## cgroup v2: limits, pods and lifetime in a small virtual machine
 	test/vm/run.sh

@@ -52,6 +52,7 @@ type kind[P Object] struct {
 	Settle         func(obj P)
 	PrepareUpdate  func(obj, old P)
 	Validate       func(obj P) field.ErrorList
+	ValidateNew    func(obj P) field.ErrorList
 	ValidateUpdate func(obj, old P) field.ErrorList
 	// PrepareStatus and ValidateStatus are those of the status endpoint.
 	PrepareStatus  func(obj, old P)
@@ -110,6 +111,9 @@ func (k kind[P]) addOptional(r *Resource) {
 	}
 	if f := k.Graceful; f != nil {
 		r.Graceful = func(obj Object, asked *int64) (int64, bool) { return f(obj.(P), asked) }
+	}
+	if f := k.ValidateNew; f != nil {
+		r.ValidateNew = func(obj Object) field.ErrorList { return f(obj.(P)) }
 	}
 	if f := k.Settle; f != nil {
 		r.Settle = on(f)

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"reflect"
 	"slices"
 	"strings"
 
@@ -51,10 +52,22 @@ func validateFinalizers(list []string, at *field.Path) field.ErrorList {
 	return errs
 }
 
+// validateBareMeta judges metadata that may have labels and annotations only.
+func validateBareMeta(m *metav1.ObjectMeta, at *field.Path) field.ErrorList {
+	errs := metavalidation.ValidateLabels(m.Labels, at.Child("labels"))
+	errs = append(errs, apivalidation.ValidateAnnotations(m.Annotations, at.Child("annotations"))...)
+	v := reflect.ValueOf(*m)
+	for i := range v.NumField() {
+		if name := v.Type().Field(i).Name; name != "Labels" && name != "Annotations" && !v.Field(i).IsZero() {
+			errs = append(errs, field.Forbidden(at.Child(strings.ToLower(name[:1])+name[1:]), "cannot be set"))
+		}
+	}
+	return errs
+}
+
 // validateTemplateMeta judges the metadata of a template; its name means
 // nothing.
 func validateTemplateMeta(m *metav1.ObjectMeta, at *field.Path) field.ErrorList {
 	errs := metavalidation.ValidateLabels(m.Labels, at.Child("labels"))
-	errs = append(errs, apivalidation.ValidateAnnotations(m.Annotations, at.Child("annotations"))...)
-	return append(errs, apivalidation.ValidateFinalizers(m.Finalizers, at.Child("finalizers"))...)
+	return append(errs, apivalidation.ValidateAnnotations(m.Annotations, at.Child("annotations"))...)
 }

@@ -10,7 +10,7 @@ import (
 func podCells(p *corev1.Pod, now time.Time) []any {
 	s := summarisePod(p)
 	restarts := itoa(s.restarts)
-	if s.restarts > 0 && !s.lastRestart.IsZero() {
+	if s.restarts != 0 && !s.lastRestart.IsZero() {
 		restarts += " (" + ageOf(s.lastRestart, now) + " ago)"
 	}
 	ip := p.Status.PodIP

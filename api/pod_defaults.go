@@ -14,6 +14,7 @@ import (
 
 // DefaultPodSpec fills what is unset in the spec of a pod or a pod template.
 func DefaultPodSpec(s *corev1.PodSpec) {
+	dropUnserved(s)
 	s.DNSPolicy = cmp.Or(s.DNSPolicy, corev1.DNSClusterFirst)
 	s.RestartPolicy = cmp.Or(s.RestartPolicy, corev1.RestartPolicyAlways)
 	s.SchedulerName = cmp.Or(s.SchedulerName, corev1.DefaultSchedulerName)

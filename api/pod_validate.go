@@ -32,14 +32,14 @@ func ValidatePodSpec(s *corev1.PodSpec, meta *metav1.ObjectMeta, at *field.Path)
 		c.volumeList(at.Child("volumes")),
 		c.claimList(at.Child("resourceClaims")),
 		c.containerLists(at),
-		validatePodResources(s, at.Child("resources")),
+		validatePodResources(s, c.claims, at.Child("resources")),
 		validatePodNames(s, at),
 		validatePodHost(s, at),
 		validatePodPolicies(s, at),
 		validatePodPlacement(s, at),
 		validatePodSecurity(s, at.Child("securityContext")),
+		validateHostProcess(s, at),
 		validateDNS(s, at),
-		validateEvictionResponders(s.EvictionResponders, at.Child("evictionResponders")),
 	)
 }
 
@@ -233,35 +233,11 @@ func (c *podCheck) claimList(at *field.Path) field.ErrorList {
 		switch {
 		case r.ResourceClaimName != nil && r.ResourceClaimTemplateName != nil:
 			return append(errs, field.Invalid(at, *r, "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified"))
-		case r.ResourceClaimName != nil:
+		case r.ResourceClaimName != nil && r.ResourceClaimTemplateName == nil:
 			return append(errs, invalidEach(*r.ResourceClaimName, at.Child("resourceClaimName"), dnsName(*r.ResourceClaimName))...)
 		case r.ResourceClaimTemplateName != nil:
 			return append(errs, invalidEach(*r.ResourceClaimTemplateName, at.Child("resourceClaimTemplateName"), dnsName(*r.ResourceClaimTemplateName))...)
 		}
 		return append(errs, field.Invalid(at, *r, "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`"))
 	})
-}
-
-const maxEvictionResponders, maxResponderPriority = 20, 100000
-
-func validateEvictionResponders(list []corev1.EvictionResponder, at *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	if len(list) > maxEvictionResponders {
-		errs = append(errs, field.TooMany(at, len(list), maxEvictionResponders))
-	}
-	seen := sets.New[string]()
-	return append(errs, each(list, at, func(r *corev1.EvictionResponder, at *field.Path) field.ErrorList {
-		errs := required(r.Name, at.Child("name"))
-		if r.Name != "" {
-			errs = append(errs, validation.IsDomainPrefixedKey(at.Child("name"), r.Name)...)
-		}
-		errs = append(errs, unique(seen, r.Name, at.Child("name"))...)
-		switch p := at.Child("priority"); {
-		case r.Priority == nil:
-			errs = append(errs, field.Required(p, ""))
-		case *r.Priority < 0 || *r.Priority > maxResponderPriority:
-			errs = append(errs, field.Invalid(p, *r.Priority, validation.InclusiveRangeError(0, maxResponderPriority)))
-		}
-		return errs
-	})...)
 }

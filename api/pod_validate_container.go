@@ -24,19 +24,24 @@ func (c *podCheck) containerLists(at *field.Path) field.ErrorList {
 // mainContainer, initContainer and ephemeralContainer add to container what
 // holds for their lists.
 func (c *podCheck) mainContainer(k *corev1.Container, at *field.Path) field.ErrorList {
-	return slices.Concat(c.container(k, at), validateProbes(k, at), validateLifecycle(k.Lifecycle, c.spec, at.Child("lifecycle")))
+	return slices.Concat(c.container(k, at), validateRestart(k, at), validateProbes(k, at), validateLifecycle(k.Lifecycle, c.spec, at.Child("lifecycle")))
 }
 
 func (c *podCheck) initContainer(k *corev1.Container, at *field.Path) field.ErrorList {
-	errs := c.container(k, at)
-	if k.RestartPolicy != nil && *k.RestartPolicy == corev1.ContainerRestartPolicyAlways { // a sidecar
+	errs := append(c.container(k, at), validateRestart(k, at)...)
+	if isSidecar(k) {
 		return slices.Concat(errs, validateProbes(k, at), validateLifecycle(k.Lifecycle, c.spec, at.Child("lifecycle")))
+	}
+	for j, p := range k.ResizePolicy {
+		if p.RestartPolicy == corev1.RestartContainer {
+			errs = append(errs, field.Invalid(at.Child("resizePolicy").Index(j).Child("restartPolicy"), p.RestartPolicy, "must not be set to 'RestartContainer' for non-sidecar initContainers"))
+		}
 	}
 	for _, f := range []struct {
 		name string
 		set  bool
 	}{
-		{"lifecycle", k.Lifecycle != nil && (k.Lifecycle.PostStart != nil || k.Lifecycle.PreStop != nil)},
+		{"lifecycle", k.Lifecycle != nil},
 		{"livenessProbe", k.LivenessProbe != nil},
 		{"readinessProbe", k.ReadinessProbe != nil},
 		{"startupProbe", k.StartupProbe != nil},
@@ -53,7 +58,8 @@ func (c *podCheck) ephemeralContainer(e *corev1.EphemeralContainer, at *field.Pa
 	errs := c.container(&k, at)
 	if t := e.TargetContainerName; t != "" {
 		at := at.Child("targetContainerName")
-		if !slices.ContainsFunc(c.spec.Containers, func(k corev1.Container) bool { return k.Name == t }) {
+		named := func(k corev1.Container) bool { return k.Name == t }
+		if !slices.ContainsFunc(c.spec.Containers, named) && !slices.ContainsFunc(c.spec.InitContainers, named) {
 			errs = append(errs, field.NotFound(at, t))
 		}
 	}
@@ -61,18 +67,22 @@ func (c *podCheck) ephemeralContainer(e *corev1.EphemeralContainer, at *field.Pa
 		name string
 		set  bool
 	}{
-		{"ports", len(k.Ports) > 0}, {"livenessProbe", k.LivenessProbe != nil}, {"readinessProbe", k.ReadinessProbe != nil},
-		{"startupProbe", k.StartupProbe != nil}, {"lifecycle", k.Lifecycle != nil}, {"resizePolicy", len(k.ResizePolicy) > 0},
-		{"resources", len(k.Resources.Limits)+len(k.Resources.Requests)+len(k.Resources.Claims) > 0},
-		{"restartPolicy", k.RestartPolicy != nil},
+		{"ports", k.Ports != nil}, {"livenessProbe", k.LivenessProbe != nil}, {"readinessProbe", k.ReadinessProbe != nil},
+		{"startupProbe", k.StartupProbe != nil}, {"lifecycle", k.Lifecycle != nil}, {"resizePolicy", k.ResizePolicy != nil},
+		{"resources", k.Resources.Limits != nil || k.Resources.Requests != nil || k.Resources.Claims != nil},
+		{"restartPolicy", k.RestartPolicy != nil}, {"restartPolicyRules", k.RestartPolicyRules != nil},
 	} {
 		if f.set {
 			errs = append(errs, field.Forbidden(at.Child(f.name), "cannot be set for an Ephemeral Container"))
 		}
 	}
 	for i, m := range k.VolumeMounts {
-		if m.SubPath != "" || m.SubPathExpr != "" {
-			errs = append(errs, field.Forbidden(at.Child("volumeMounts").Index(i).Child("subPath"), "cannot be set for an Ephemeral Container"))
+		at := at.Child("volumeMounts").Index(i)
+		if m.SubPath != "" {
+			errs = append(errs, field.Forbidden(at.Child("subPath"), "cannot be set for an Ephemeral Container"))
+		}
+		if m.SubPathExpr != "" {
+			errs = append(errs, field.Forbidden(at.Child("subPathExpr"), "cannot be set for an Ephemeral Container"))
 		}
 	}
 	return errs
@@ -94,12 +104,11 @@ func (c *podCheck) container(k *corev1.Container, at *field.Path) field.ErrorLis
 		requiredOneOf(k.ImagePullPolicy, at.Child("imagePullPolicy"), corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever),
 		validatePorts(k.Ports, at.Child("ports")),
 		c.env(k.Env, at.Child("env")),
-		each(k.EnvFrom, at.Child("envFrom"), validateEnvFrom),
+		validateEnvFrom(k.EnvFrom, at.Child("envFrom")),
 		c.mounts(k, at.Child("volumeMounts")),
 		c.devices(k, at.Child("volumeDevices")),
 		validateResources(&k.Resources, inContainer(c.claims), at.Child("resources")),
-		validateResizePolicy(k.ResizePolicy, at.Child("resizePolicy")),
-		validateRestart(k, at),
+		validateResizePolicy(k.ResizePolicy, c.spec.RestartPolicy, at.Child("resizePolicy")),
 		validateContainerSecurity(k.SecurityContext, c.spec, at.Child("securityContext")),
 	)
 }
@@ -118,9 +127,6 @@ func validatePorts(ports []corev1.ContainerPort, at *field.Path) field.ErrorList
 		}
 		if p.HostPort != 0 {
 			errs = append(errs, validatePort(p.HostPort, at.Child("hostPort"))...)
-		}
-		if p.HostIP != "" {
-			errs = append(errs, validation.IsValidIP(at.Child("hostIP"), p.HostIP)...)
 		}
 		return append(errs, validateProtocol(p.Protocol, at.Child("protocol"))...)
 	})
@@ -234,7 +240,7 @@ func validatePropagation(m *corev1.VolumeMount, k *corev1.Container, list, at *f
 	}
 	p := at.Child("recursiveReadOnly")
 	errs = append(errs, oneOf(*r, list.Child("recursiveReadOnly"), corev1.RecursiveReadOnlyDisabled, corev1.RecursiveReadOnlyEnabled, corev1.RecursiveReadOnlyIfPossible)...)
-	if *r == corev1.RecursiveReadOnlyDisabled {
+	if *r != corev1.RecursiveReadOnlyEnabled && *r != corev1.RecursiveReadOnlyIfPossible {
 		return errs
 	}
 	if !m.ReadOnly {
@@ -253,7 +259,7 @@ func (c *podCheck) devices(k *corev1.Container, at *field.Path) field.ErrorList 
 		if names.Has(d.Name) {
 			errs = append(errs, field.Invalid(at.Child("name"), d.Name, "must be unique"))
 		}
-		if v, ok := c.volumes[d.Name]; d.Name != "" && !ok {
+		if v, ok := c.volumes[d.Name]; !ok {
 			errs = append(errs, field.NotFound(at.Child("name"), d.Name))
 		} else if ok && v.PersistentVolumeClaim == nil && v.Ephemeral == nil {
 			errs = append(errs, field.Invalid(at.Child("name"), d.Name, "can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode"))
@@ -263,8 +269,20 @@ func (c *podCheck) devices(k *corev1.Container, at *field.Path) field.ErrorList 
 			errs = append(errs, field.Invalid(at.Child("devicePath"), d.DevicePath, "must be unique"))
 		}
 		names.Insert(d.Name)
-		paths.Insert(d.DevicePath)
-		return append(errs, noBacksteps(d.DevicePath, at.Child("devicePath"))...)
+		if noBacksteps(d.DevicePath, at) != nil {
+			errs = append(errs, field.Invalid(at.Child("devicePath"), d.DevicePath, "can not contain backsteps ('..')"))
+		} else {
+			paths.Insert(d.DevicePath)
+		}
+		for _, m := range k.VolumeMounts {
+			if m.Name == d.Name {
+				errs = append(errs, field.Invalid(at.Child("name"), d.Name, "must not already exist in volumeMounts"))
+			}
+			if m.MountPath == d.DevicePath {
+				errs = append(errs, field.Invalid(at.Child("devicePath"), d.DevicePath, "must not already exist as a path in volumeMounts"))
+			}
+		}
+		return errs
 	})
 }
 
@@ -285,16 +303,14 @@ func validateRestart(k *corev1.Container, at *field.Path) field.ErrorList {
 		errs = append(errs, field.TooMany(rules, n, maxRestartRules))
 	}
 	return append(errs, each(k.RestartPolicyRules, rules, func(r *corev1.ContainerRestartRule, at *field.Path) field.ErrorList {
-		errs := requiredOneOf(r.Action, at.Child("action"), corev1.ContainerRestartRuleActionRestart, corev1.ContainerRestartRuleActionRestartAllContainers)
+		errs := oneOf(r.Action, at.Child("action"), corev1.ContainerRestartRuleActionRestart, corev1.ContainerRestartRuleActionRestartAllContainers)
 		if r.ExitCodes == nil {
 			return append(errs, field.Required(at.Child("exitCodes"), "must be specified"))
 		}
 		p := at.Child("exitCodes")
-		errs = append(errs, requiredOneOf(r.ExitCodes.Operator, p.Child("operator"),
+		errs = append(errs, oneOf(r.ExitCodes.Operator, p.Child("operator"),
 			corev1.ContainerRestartRuleOnExitCodesOpIn, corev1.ContainerRestartRuleOnExitCodesOpNotIn)...)
-		if n := len(r.ExitCodes.Values); n == 0 {
-			errs = append(errs, field.Invalid(p.Child("values"), r.ExitCodes.Values, "must specify at least one value"))
-		} else if n > maxExitCodes {
+		if n := len(r.ExitCodes.Values); n > maxExitCodes {
 			errs = append(errs, field.TooMany(p.Child("values"), n, maxExitCodes))
 		}
 		return errs

@@ -153,27 +153,33 @@ func (c *podCheck) fileKeyRef(f *corev1.FileKeySelector, at *field.Path) field.E
 	} else {
 		errs = append(errs, invalidEach(f.Key, at.Child("key"), validation.IsRelaxedEnvVarName(f.Key))...)
 	}
-	if f.VolumeName == "" {
-		return errs
-	}
+	errs = append(errs, optionally(f.VolumeName, validation.IsDNS1123Label, at.Child("volumeName"))...)
 	switch v, ok := c.volumes[f.VolumeName]; {
 	case !ok:
 		errs = append(errs, field.NotFound(at.Child("volumeName"), f.VolumeName))
 	case v.EmptyDir == nil:
-		errs = append(errs, field.Invalid(at.Child("volumeName"), f.VolumeName, "must be an emptyDir volume"))
+		errs = append(errs, field.Invalid(at.Child("volumeName"), f.VolumeName, "referenced volume must be of type emptyDir"))
 	}
 	return errs
 }
 
-func validateEnvFrom(e *corev1.EnvFromSource, at *field.Path) field.ErrorList {
-	errs := optionally(e.Prefix, validation.IsRelaxedEnvVarName, at.Child("prefix"))
-	switch {
-	case e.ConfigMapRef != nil && e.SecretRef != nil:
-		return append(errs, field.Invalid(at, "", "may not have more than one field specified at a time"))
-	case e.ConfigMapRef != nil:
-		return append(errs, named(e.ConfigMapRef.Name, subdomain, at.Child("configMapRef", "name"))...)
-	case e.SecretRef != nil:
-		return append(errs, named(e.SecretRef.Name, subdomain, at.Child("secretRef", "name"))...)
-	}
-	return append(errs, field.Invalid(at, "", "must specify one of: `configMapRef` or `secretRef`"))
+// validateEnvFrom: that a source is missing or double is published without the
+// item's index.
+func validateEnvFrom(list []corev1.EnvFromSource, all *field.Path) field.ErrorList {
+	return each(list, all, func(e *corev1.EnvFromSource, at *field.Path) field.ErrorList {
+		errs := optionally(e.Prefix, validation.IsRelaxedEnvVarName, at.Child("prefix"))
+		if e.ConfigMapRef != nil {
+			errs = append(errs, named(e.ConfigMapRef.Name, subdomain, at.Child("configMapRef", "name"))...)
+		}
+		if e.SecretRef != nil {
+			errs = append(errs, named(e.SecretRef.Name, subdomain, at.Child("secretRef", "name"))...)
+		}
+		switch {
+		case e.ConfigMapRef != nil && e.SecretRef != nil:
+			errs = append(errs, field.Invalid(all, "", "may not have more than one field specified at a time"))
+		case e.ConfigMapRef == nil && e.SecretRef == nil:
+			errs = append(errs, field.Invalid(all, "", "must specify one of: `configMapRef` or `secretRef`"))
+		}
+		return errs
+	})
 }

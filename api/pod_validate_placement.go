@@ -133,7 +133,7 @@ func validateAffinityTerm(t *corev1.PodAffinityTerm, at *field.Path) field.Error
 		checkSelector(t.NamespaceSelector, at.Child("namespaceSelector")),
 	)
 	for _, ns := range t.Namespaces {
-		errs = append(errs, invalidEach(ns, at.Child("namespaces"), validation.IsDNS1123Label(ns))...)
+		errs = append(errs, invalidEach(ns, at.Child("namespace"), validation.IsDNS1123Label(ns))...)
 	}
 	errs = append(errs, validateMatchKeys(t, at)...)
 	if t.TopologyKey == "" {
@@ -146,10 +146,28 @@ func validateAffinityTerm(t *corev1.PodAffinityTerm, at *field.Path) field.Error
 func validateMatchKeys(t *corev1.PodAffinityTerm, at *field.Path) field.ErrorList {
 	errs := validateLabelKeys(t.MatchLabelKeys, t.LabelSelector, at.Child("matchLabelKeys"))
 	errs = append(errs, validateLabelKeys(t.MismatchLabelKeys, t.LabelSelector, at.Child("mismatchLabelKeys"))...)
+	errs = append(errs, validateMatchedOnce(t.MatchLabelKeys, t.LabelSelector, at)...)
 	for i, k := range t.MatchLabelKeys {
 		if slices.Contains(t.MismatchLabelKeys, k) {
 			errs = append(errs, field.Invalid(at.Child("matchLabelKeys").Index(i), k, "exists in both matchLabelKeys and mismatchLabelKeys"))
 		}
+	}
+	return errs
+}
+
+// validateMatchedOnce: the API merges a match label key into the selector, so a
+// selector that has it twice had it before.
+func validateMatchedOnce(keys []string, sel *metav1.LabelSelector, at *field.Path) field.ErrorList {
+	if sel == nil {
+		return nil
+	}
+	seen := sets.KeySet(sel.MatchLabels)
+	var errs field.ErrorList
+	for _, e := range sel.MatchExpressions {
+		if i := slices.Index(keys, e.Key); i >= 0 && seen.Has(e.Key) {
+			errs = append(errs, field.Invalid(at.Index(i), e.Key, "exists in both matchLabelKeys and labelSelector"))
+		}
+		seen.Insert(e.Key)
 	}
 	return errs
 }
@@ -218,8 +236,6 @@ func validateSpread(list []corev1.TopologySpreadConstraint, at *field.Path) fiel
 		errs := validateSpreadCounts(c, at)
 		if c.TopologyKey == "" {
 			errs = append(errs, field.Required(at.Child("topologyKey"), "can not be empty"))
-		} else {
-			errs = append(errs, metavalidation.ValidateLabelName(c.TopologyKey, at.Child("topologyKey"))...)
 		}
 		errs = append(errs, oneOf(c.WhenUnsatisfiable, at.Child("whenUnsatisfiable"), corev1.DoNotSchedule, corev1.ScheduleAnyway)...)
 		if p := (pair{c.TopologyKey, c.WhenUnsatisfiable}); seen.Has(p) {
@@ -233,6 +249,7 @@ func validateSpread(list []corev1.TopologySpreadConstraint, at *field.Path) fiel
 			}
 		}
 		errs = append(errs, validateLabelKeys(c.MatchLabelKeys, c.LabelSelector, at.Child("matchLabelKeys"))...)
+		errs = append(errs, validateMatchedOnce(c.MatchLabelKeys, c.LabelSelector, at)...)
 		return append(errs, checkSelector(c.LabelSelector, at.Child("labelSelector"))...)
 	})
 }

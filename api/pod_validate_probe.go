@@ -3,7 +3,6 @@ package api
 import (
 	"slices"
 	"strconv"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -97,9 +96,10 @@ func validateHTTPGet(a *corev1.HTTPGetAction, at *field.Path) field.ErrorList {
 		validateTargetPort(a.Port, at.Child("port")),
 		oneOf(a.Scheme, at.Child("scheme"), corev1.URISchemeHTTP, corev1.URISchemeHTTPS),
 	)
-	return append(errs, each(a.HTTPHeaders, at.Child("httpHeaders"), func(h *corev1.HTTPHeader, at *field.Path) field.ErrorList {
-		return invalidEach(h.Name, at.Child("name"), validation.IsHTTPHeaderName(h.Name))
-	})...)
+	for _, h := range a.HTTPHeaders {
+		errs = append(errs, invalidEach(h.Name, at.Child("httpHeaders"), validation.IsHTTPHeaderName(h.Name))...)
+	}
+	return errs
 }
 
 // validateTargetPort judges a port by number or by name.
@@ -124,44 +124,7 @@ func validateLifecycle(l *corev1.Lifecycle, s *corev1.PodSpec, at *field.Path) f
 			errs = append(errs, validateHandler(handler{h.Exec, h.HTTPGet, h.TCPSocket, nil, h.Sleep}, grace, at.Child(name))...)
 		}
 	}
-	if l.StopSignal != nil {
-		errs = append(errs, validateStopSignal(*l.StopSignal, s.OS, at.Child("stopSignal"))...)
-	}
 	return errs
-}
-
-func validateStopSignal(sig corev1.Signal, os *corev1.PodOS, at *field.Path) field.ErrorList {
-	if os == nil {
-		return field.ErrorList{field.Forbidden(at, "may not be set for containers with empty `spec.os.name`")}
-	}
-	if os.Name == corev1.Windows && sig != corev1.SIGTERM && sig != corev1.SIGKILL {
-		return field.ErrorList{field.NotSupported(at, sig, []corev1.Signal{corev1.SIGKILL, corev1.SIGTERM})}
-	}
-	if !isLinuxSignal(string(sig)) {
-		return field.ErrorList{field.NotSupported(at, sig, []corev1.Signal{})}
-	}
-	return nil
-}
-
-// isLinuxSignal knows the names of signal(7), the real-time ones by offset.
-func isLinuxSignal(name string) bool {
-	if rest, ok := strings.CutPrefix(name, "SIGRTMIN"); ok {
-		return rest == "" || offsetWithin(rest, "+", 15)
-	}
-	if rest, ok := strings.CutPrefix(name, "SIGRTMAX"); ok {
-		return rest == "" || offsetWithin(rest, "-", 14)
-	}
-	return slices.Contains(strings.Fields(linuxSignals), name)
-}
-
-const linuxSignals = `SIGABRT SIGALRM SIGBUS SIGCHLD SIGCLD SIGCONT SIGFPE SIGHUP SIGILL SIGINT SIGIO SIGIOT SIGKILL
-SIGPIPE SIGPOLL SIGPROF SIGPWR SIGQUIT SIGSEGV SIGSTKFLT SIGSTOP SIGSYS SIGTERM SIGTRAP SIGTSTP SIGTTIN SIGTTOU
-SIGURG SIGUSR1 SIGUSR2 SIGVTALRM SIGWINCH SIGXCPU SIGXFSZ`
-
-func offsetWithin(s, sign string, most int) bool {
-	digits, ok := strings.CutPrefix(s, sign)
-	n, err := strconv.Atoi(digits)
-	return ok && err == nil && n >= 1 && n <= most
 }
 
 func itoa[N ~int32 | ~int64 | ~int](n N) string { return strconv.FormatInt(int64(n), 10) }

@@ -31,8 +31,8 @@ func podLevel(strict bool) resourceScope {
 		return resourceScope{name: containerResource, bare: true}
 	}
 	return resourceScope{name: func(n corev1.ResourceName, at *field.Path) field.ErrorList {
-		if podresource.IsSupportedPodLevelResource(n) {
-			return nil
+		if errs := resourceName(n, at); len(errs) > 0 || podresource.IsSupportedPodLevelResource(n) {
+			return errs
 		}
 		return field.ErrorList{field.NotSupported(at, n, sets.List(podresource.SupportedPodLevelResources()))}
 	}}
@@ -129,16 +129,39 @@ func validateResources(r *corev1.ResourceRequirements, scope resourceScope, at *
 	if !scope.bare && asksHugePagesAlone(r) {
 		errs = append(errs, field.Forbidden(at, "HugePages require cpu or memory"))
 	}
-	seen := sets.New[corev1.ResourceClaim]()
+	seen := sets.New[string]()
 	return append(errs, each(r.Claims, at.Child("claims"), func(c *corev1.ResourceClaim, at *field.Path) field.ErrorList {
-		if c.Name == "" {
-			return field.ErrorList{field.Required(at.Child("name"), "")}
-		}
+		errs := validateNamedClaim(c, seen, at)
 		if !scope.claims.Has(c.Name) {
-			return field.ErrorList{field.NotFound(at, c.Name)}
+			err := field.NotFound(at, c.Name)
+			err.Detail = "must be one of the names in pod.spec.resourceClaims: " + strings.Join(sets.List(scope.claims), ", ")
+			if len(scope.claims) == 0 {
+				err.Detail = "must be one of the names in pod.spec.resourceClaims which is empty"
+			}
+			errs = append(errs, err)
 		}
-		return unique(seen, *c, at)
+		return errs
 	})...)
+}
+
+// validateNamedClaim: a claim is named whole, or by its requests, each once.
+func validateNamedClaim(c *corev1.ResourceClaim, seen sets.Set[string], at *field.Path) field.ErrorList {
+	switch {
+	case c.Name == "":
+		return field.ErrorList{field.Required(at, "")}
+	case seen.Has(c.Name):
+		return field.ErrorList{field.Duplicate(at, c.Name)}
+	case c.Request != "":
+		return append(invalidEach(c.Request, at.Child("request"), validation.IsDNS1123Label(c.Request)), unique(seen, c.Name+"/"+c.Request, at)...)
+	}
+	var errs field.ErrorList
+	for key := range seen {
+		if strings.HasPrefix(key, c.Name+"/") {
+			errs = append(errs, field.Duplicate(at, c.Name))
+		}
+	}
+	seen.Insert(c.Name)
+	return errs
 }
 
 func eachResource(list corev1.ResourceList, scope resourceScope, at *field.Path) field.ErrorList {
@@ -203,14 +226,20 @@ func asksHugePagesAlone(r *corev1.ResourceRequirements) bool {
 }
 
 // validatePodResources judges the resources of the pod as a whole.
-func validatePodResources(s *corev1.PodSpec, at *field.Path) field.ErrorList {
+func validatePodResources(s *corev1.PodSpec, claims sets.Set[string], at *field.Path) field.ErrorList {
 	if s.Resources == nil {
 		return nil
 	}
-	if len(s.Resources.Claims) > 0 {
-		return field.ErrorList{field.Forbidden(at.Child("claims"), "claims may not be set for Resources at pod-level")}
+	if s.OS != nil && s.OS.Name == corev1.Windows {
+		return field.ErrorList{field.Forbidden(at, "may not be set for a windows pod")}
 	}
-	errs := validateResources(s.Resources, podLevel(true), at)
+	var errs field.ErrorList
+	if s.Resources.Claims != nil {
+		errs = append(errs, field.Forbidden(at.Child("claims"), "claims may not be set for Resources at pod-level"))
+	}
+	scope := podLevel(true)
+	scope.claims = claims
+	errs = append(errs, validateResources(s.Resources, scope, at)...)
 	pod := &corev1.Pod{Spec: *s}
 	sum := podresource.AggregateContainerRequests(pod, podresource.PodResourcesOptions{})
 	for _, name := range sortedNames(s.Resources.Requests) {
@@ -232,12 +261,17 @@ func validatePodResources(s *corev1.PodSpec, at *field.Path) field.ErrorList {
 	return errs
 }
 
-func validateResizePolicy(list []corev1.ContainerResizePolicy, at *field.Path) field.ErrorList {
+// validateResizePolicy: all but duplicates is published without the index.
+func validateResizePolicy(list []corev1.ContainerResizePolicy, restart corev1.RestartPolicy, all *field.Path) field.ErrorList {
 	seen := sets.New[corev1.ResourceName]()
-	return each(list, at, func(p *corev1.ContainerResizePolicy, at *field.Path) field.ErrorList {
+	return each(list, all, func(p *corev1.ContainerResizePolicy, at *field.Path) field.ErrorList {
 		errs := unique(seen, p.ResourceName, at)
-		errs = append(errs, requiredOneOf(p.ResourceName, at.Child("resourceName"), corev1.ResourceCPU, corev1.ResourceMemory)...)
-		return append(errs, requiredOneOf(p.RestartPolicy, at.Child("restartPolicy"), corev1.NotRequired, corev1.RestartContainer)...)
+		errs = append(errs, requiredOneOf(p.ResourceName, all, corev1.ResourceCPU, corev1.ResourceMemory)...)
+		errs = append(errs, requiredOneOf(p.RestartPolicy, all, corev1.NotRequired, corev1.RestartContainer)...)
+		if restart == corev1.RestartPolicyNever && p.RestartPolicy != corev1.NotRequired {
+			errs = append(errs, field.Invalid(all, p.RestartPolicy, "must be 'NotRequired' when pod `restartPolicy` is 'Never'"))
+		}
+		return errs
 	})
 }
 

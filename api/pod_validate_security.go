@@ -1,6 +1,8 @@
 package api
 
 import (
+	"fmt"
+	"iter"
 	"regexp"
 	"slices"
 	"strings"
@@ -28,7 +30,7 @@ func validatePodSecurity(s *corev1.PodSpec, at *field.Path) field.ErrorList {
 		errs = append(errs, validateGroup(&c.SupplementalGroups[i], at.Child("supplementalGroups").Index(i))...)
 	}
 	if p := c.FSGroupChangePolicy; p != nil {
-		errs = append(errs, requiredOneOf(*p, at.Child("fsGroupChangePolicy"), corev1.FSGroupChangeAlways, corev1.FSGroupChangeOnRootMismatch)...)
+		errs = append(errs, oneOf(*p, at.Child("fsGroupChangePolicy"), corev1.FSGroupChangeAlways, corev1.FSGroupChangeOnRootMismatch)...)
 	}
 	if p := c.SupplementalGroupsPolicy; p != nil {
 		errs = append(errs, oneOf(*p, at.Child("supplementalGroupsPolicy"), corev1.SupplementalGroupsPolicyMerge, corev1.SupplementalGroupsPolicyStrict)...)
@@ -122,7 +124,7 @@ func validateAppArmor(p *corev1.AppArmorProfile, at *field.Path) field.ErrorList
 		corev1.AppArmorProfileTypeLocalhost, corev1.AppArmorProfileTypeRuntimeDefault, corev1.AppArmorProfileTypeUnconfined)
 	local := at.Child("localhostProfile")
 	if p.Type != corev1.AppArmorProfileTypeLocalhost {
-		if p.LocalhostProfile != nil {
+		if p.LocalhostProfile != nil && len(errs) == 0 {
 			errs = append(errs, field.Invalid(local, *p.LocalhostProfile, "can only be set when type is Localhost"))
 		}
 		return errs
@@ -161,6 +163,47 @@ func validateSysctls(s *corev1.PodSpec, at *field.Path) field.ErrorList {
 	})
 }
 
+const maxCredentialSpec, maxWindowsDomain, maxWindowsUser = 64 << 10, 255, 104
+
+var (
+	controlCharacters = regexp.MustCompile(`[[:cntrl:]]+`)
+	netBIOSName       = regexp.MustCompile(`^[^\\/:\*\?"<>|\.][^\\/:\*\?"<>|]{0,14}$`)
+	windowsDomain     = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9\-]{0,61}[a-zA-Z0-9](\.[a-zA-Z0-9][a-zA-Z0-9\-]{0,61}[a-zA-Z0-9])*$`)
+	dotsAndSpaces     = regexp.MustCompile(`^[\. ]+$`)
+)
+
+// validateWindowsUser judges "user" or "domain\user".
+func validateWindowsUser(name string, at *field.Path) field.ErrorList {
+	domain, user, hasDomain := strings.Cut(name, `\`)
+	if !hasDomain {
+		domain, user = "", name
+	}
+	var errs field.ErrorList
+	refuse := func(bad bool, message string) {
+		if bad {
+			errs = append(errs, field.Invalid(at, name, message))
+		}
+	}
+	switch {
+	case name == "":
+		refuse(true, "runAsUserName cannot be an empty string")
+		return errs
+	case controlCharacters.MatchString(name):
+		refuse(true, "runAsUserName cannot contain control characters")
+		return errs
+	case strings.Contains(user, `\`):
+		refuse(true, "runAsUserName cannot contain more than one backslash")
+		return errs
+	}
+	refuse(len(domain) > maxWindowsDomain, "runAsUserName's Domain length must be under 256 characters")
+	refuse(hasDomain && !netBIOSName.MatchString(domain) && !windowsDomain.MatchString(domain), "runAsUserName's Domain doesn't match the NetBios nor the DNS format")
+	refuse(user == "", "runAsUserName's User cannot be empty")
+	refuse(len(user) > maxWindowsUser, "runAsUserName's User length must not be longer than 104 characters")
+	refuse(dotsAndSpaces.MatchString(user), "runAsUserName's User cannot contain only periods or spaces")
+	refuse(strings.ContainsAny(user, `"/\:;|=,+*?<>@[]`), "runAsUserName's User cannot contain the following characters: "+`"/\:;|=,+*?<>@[]`)
+	return errs
+}
+
 func validateWindows(w *corev1.WindowsSecurityContextOptions, s *corev1.PodSpec, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if s.OS != nil && s.OS.Name == corev1.Linux {
@@ -169,11 +212,72 @@ func validateWindows(w *corev1.WindowsSecurityContextOptions, s *corev1.PodSpec,
 	if n := w.GMSACredentialSpecName; n != nil {
 		errs = append(errs, invalidEach(*n, at.Child("gmsaCredentialSpecName"), validation.IsDNS1123Subdomain(*n))...)
 	}
-	if u := w.RunAsUserName; u != nil && strings.TrimSpace(*u) == "" {
-		errs = append(errs, field.Invalid(at.Child("runAsUserName"), *u, "runAsUserName cannot be an empty string"))
+	if c := w.GMSACredentialSpec; c != nil && (*c == "" || len(*c) > maxCredentialSpec) {
+		errs = append(errs, field.Invalid(at.Child("gmsaCredentialSpec"), *c, "gmsaCredentialSpec must be between 1 byte and 64 KiB"))
 	}
-	if w.HostProcess != nil && *w.HostProcess && !s.HostNetwork {
-		errs = append(errs, field.Invalid(at.Child("hostProcess"), true, "hostNetwork must be true if pod has any hostProcess containers"))
+	if u := w.RunAsUserName; u != nil {
+		errs = append(errs, validateWindowsUser(*u, at.Child("runAsUserName"))...)
 	}
 	return errs
+}
+
+// validateHostProcess: of a Windows pod all containers are the host's processes,
+// on the host's network, or none is.
+func validateHostProcess(s *corev1.PodSpec, at *field.Path) field.ErrorList {
+	var whole *bool
+	if c := s.SecurityContext; c != nil && c.WindowsOptions != nil {
+		whole = c.WindowsOptions.HostProcess
+	}
+	var errs field.ErrorList
+	count, ofHost := 0, 0
+	for list, k := range allContainers(s) {
+		count++
+		own := whole
+		if c := k.SecurityContext; c != nil && c.WindowsOptions != nil && c.WindowsOptions.HostProcess != nil {
+			own = c.WindowsOptions.HostProcess
+			if whole != nil && *whole != *own {
+				errs = append(errs, field.Invalid(list.below(at).Child("securityContext", "windowsOptions", "hostProcess"), *own,
+					fmt.Sprintf("pod hostProcess value must be identical if both are specified, was %v", *whole)))
+			}
+		}
+		if own != nil && *own {
+			ofHost++
+		}
+	}
+	if ofHost > 0 && ofHost != count {
+		errs = append(errs, field.Invalid(at, "", "If pod contains any hostProcess containers then all containers must be HostProcess containers"))
+	}
+	if ofHost > 0 && !s.HostNetwork {
+		errs = append(errs, field.Invalid(at.Child("hostNetwork"), s.HostNetwork, "hostNetwork must be true if pod contains any hostProcess containers"))
+	}
+	return errs
+}
+
+// inList is a container's place in a pod.
+type inList struct {
+	list  string
+	index int
+}
+
+func (l inList) below(at *field.Path) *field.Path { return at.Child(l.list).Index(l.index) }
+
+// allContainers yields the containers of all three lists.
+func allContainers(s *corev1.PodSpec) iter.Seq2[inList, *corev1.Container] {
+	return func(yield func(inList, *corev1.Container) bool) {
+		for i := range s.InitContainers {
+			if !yield(inList{"initContainers", i}, &s.InitContainers[i]) {
+				return
+			}
+		}
+		for i := range s.Containers {
+			if !yield(inList{"containers", i}, &s.Containers[i]) {
+				return
+			}
+		}
+		for i := range s.EphemeralContainers {
+			if !yield(inList{"ephemeralContainers", i}, (*corev1.Container)(&s.EphemeralContainers[i].EphemeralContainerCommon)) {
+				return
+			}
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"fmt"
 	"reflect"
 	"slices"
@@ -8,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -19,8 +21,8 @@ func (c *podCheck) volumeList(at *field.Path) field.ErrorList {
 			errs = unique(names, v.Name, at.Child("name"))
 		}
 		errs = append(errs, validateVolumeSource(&v.VolumeSource, at)...)
-		if v.Ephemeral != nil {
-			errs = append(errs, validateEphemeral(v.Ephemeral, at.Child("ephemeral"))...)
+		if s := v.ISCSI; s != nil && s.InitiatorName != nil && len(v.Name)+1+len(s.TargetPortal) > maxTargetName {
+			errs = append(errs, field.Invalid(at.Child("name"), v.Name, "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified."))
 		}
 		c.volumes[v.Name] = v
 		return errs
@@ -28,34 +30,72 @@ func (c *podCheck) volumeList(at *field.Path) field.ErrorList {
 }
 
 // sources lists the members of a struct of alternatives that are set, by
-// their JSON names, in the struct's order.
-func sources(union any) []string {
+// their JSON names: those in order first, then the others as they stand in the
+// struct.
+func sources(union any, order []string) []string {
 	var out []string
 	v := reflect.ValueOf(union)
 	for i := range v.NumField() {
 		if v.Field(i).Kind() == reflect.Pointer && !v.Field(i).IsNil() {
-			name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
-			out = append(out, name)
+			out = append(out, memberName(v.Type().Field(i)))
 		}
 	}
+	place := func(name string) int {
+		if i := slices.Index(order, name); i >= 0 {
+			return i
+		}
+		return len(order)
+	}
+	slices.SortStableFunc(out, func(a, b string) int { return cmp.Compare(place(a), place(b)) })
 	return out
 }
 
-// exactlyOne judges a struct of alternatives; what names one in messages.
-func exactlyOne(union any, what string, at *field.Path) field.ErrorList {
-	set := sources(union)
+func memberName(f reflect.StructField) string {
+	name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+	return name
+}
+
+// exactlyOne judges a struct of alternatives; what names one in messages. Of
+// several the first is meant, and the others refused: it leaves the first alone
+// in the struct, for it alone is judged further.
+func exactlyOne[T any](union *T, order []string, what string, at *field.Path) field.ErrorList {
+	set := sources(*union, order)
 	if len(set) == 0 {
 		return field.ErrorList{field.Required(at, "must specify a "+what)}
 	}
 	var errs field.ErrorList
 	for _, name := range set[1:] {
-		errs = append(errs, field.Forbidden(at.Child(name), "may not specify more than 1 "+what))
+		errs = append(errs, field.Forbidden(at.Child(or(publishedNames[name], name)), "may not specify more than 1 "+what))
+	}
+	v := reflect.ValueOf(union).Elem()
+	for i := range v.NumField() {
+		if slices.Contains(set[1:], memberName(v.Type().Field(i))) {
+			v.Field(i).SetZero()
+		}
 	}
 	return errs
 }
 
-func validateVolumeSource(v *corev1.VolumeSource, at *field.Path) field.ErrorList {
-	return slices.Concat(exactlyOne(*v, "volume type", at), validateFileSource(v, at), validateNetworkSource(v, at))
+// publishedNames are the members that Kubernetes' errors call otherwise.
+var publishedNames = map[string]string{"cephfs": "cephFS", "downwardAPI": "downwarAPI"}
+
+// The order in which Kubernetes looks at the sources of a volume.
+var (
+	volumeOrder = strings.Fields(`emptyDir hostPath gitRepo gcePersistentDisk awsElasticBlockStore secret nfs iscsi glusterfs flocker
+		persistentVolumeClaim rbd cinder cephfs quobyte downwardAPI fc flexVolume configMap azureFile vsphereVolume photonPersistentDisk
+		portworxVolume azureDisk storageos projected scaleIO csi ephemeral image`)
+	persistentOrder = strings.Fields(`hostPath gcePersistentDisk awsElasticBlockStore glusterfs flocker nfs rbd quobyte cephfs iscsi cinder fc
+		flexVolume azureFile vsphereVolume photonPersistentDisk portworxVolume azureDisk scaleIO local storageos csi`)
+)
+
+func validateVolumeSource(given *corev1.VolumeSource, at *field.Path) field.ErrorList {
+	v := *given
+	errs := exactlyOne(&v, volumeOrder, "volume type", at)
+	errs = slices.Concat(errs, validateFileSource(&v, at), validateNetworkSource(&v, at))
+	if v.Ephemeral != nil {
+		errs = append(errs, validateEphemeral(v.Ephemeral, at.Child("ephemeral"))...)
+	}
+	return errs
 }
 
 // validateFileSource: the sources that are files of the API's or the host's.
@@ -80,7 +120,7 @@ func validateFileSource(v *corev1.VolumeSource, at *field.Path) field.ErrorList 
 	if s := v.DownwardAPI; s != nil {
 		at := at.Child("downwardAPI")
 		errs = append(errs, validateMode(s.DefaultMode, at.Child("defaultMode"))...)
-		errs = append(errs, each(s.Items, at, validateDownwardFile)...)
+		errs = append(errs, validateDownwardFiles(s.Items, at)...)
 	}
 	if s := v.Projected; s != nil {
 		errs = append(errs, validateProjected(s, at.Child("projected"))...)
@@ -138,30 +178,46 @@ func validateFilePath(path string, at *field.Path) field.ErrorList {
 	return errs
 }
 
+// validateDownwardFiles: the errors are published without the items' indexes.
+func validateDownwardFiles(list []corev1.DownwardAPIVolumeFile, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for i := range list {
+		errs = append(errs, validateDownwardFile(&list[i], at)...)
+	}
+	return errs
+}
+
 func validateDownwardFile(f *corev1.DownwardAPIVolumeFile, at *field.Path) field.ErrorList {
 	errs := append(validateFilePath(f.Path, at.Child("path")), validateMode(f.Mode, at.Child("mode"))...)
 	switch {
-	case f.FieldRef != nil && f.ResourceFieldRef != nil:
-		return append(errs, field.Invalid(at, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously"))
 	case f.FieldRef != nil:
-		return append(errs, validateFieldRef(f.FieldRef, fileFields, at.Child("fieldRef"))...)
+		errs = append(errs, validateFieldRef(f.FieldRef, fileFields, at.Child("fieldRef"))...)
+		if f.ResourceFieldRef != nil {
+			errs = append(errs, field.Invalid(at, "resource", "fieldRef and resourceFieldRef can not be specified simultaneously"))
+		}
+		return errs
 	case f.ResourceFieldRef != nil:
 		return append(errs, validateResourceFieldRef(f.ResourceFieldRef, true, at.Child("resourceFieldRef"))...)
 	}
 	return append(errs, field.Required(at, "one of fieldRef and resourceFieldRef is required"))
 }
 
-func validateProjected(s *corev1.ProjectedVolumeSource, at *field.Path) field.ErrorList {
+func validateProjected(s *corev1.ProjectedVolumeSource, list *field.Path) field.ErrorList {
 	paths := sets.New[string]()
-	errs := validateMode(s.DefaultMode, at.Child("defaultMode"))
-	return append(errs, each(s.Sources, at.Child("sources"), func(p *corev1.VolumeProjection, at *field.Path) field.ErrorList {
-		errs := exactlyOne(*p, "volume type", at)
-		errs = append(errs, validateProjection(p, at)...)
+	errs := validateMode(s.DefaultMode, list.Child("defaultMode"))
+	return append(errs, each(s.Sources, list.Child("sources"), func(p *corev1.VolumeProjection, at *field.Path) field.ErrorList {
+		errs := validateProjection(p, at)
+		if t := p.ServiceAccountToken; t != nil { // published without the source
+			errs = append(errs, validateFilePath(t.Path, list.Child("path"))...)
+		}
 		for _, path := range projectedPaths(p) {
 			if path != "" && paths.Has(path) {
-				errs = append(errs, field.Invalid(at, path, "conflicting duplicate paths"))
+				errs = append(errs, field.Invalid(list, path, "conflicting duplicate paths"))
 			}
 			paths.Insert(path)
+		}
+		if len(sources(*p, nil)) > 1 {
+			errs = append(errs, field.Forbidden(at, "may not specify more than 1 volume type per source"))
 		}
 		return errs
 	})...)
@@ -185,9 +241,6 @@ func projectedPaths(p *corev1.VolumeProjection) []string {
 			out = append(out, i.Path)
 		}
 	}
-	if p.ServiceAccountToken != nil {
-		out = append(out, p.ServiceAccountToken.Path)
-	}
 	if p.ClusterTrustBundle != nil {
 		out = append(out, p.ClusterTrustBundle.Path)
 	}
@@ -198,39 +251,45 @@ func projectedPaths(p *corev1.VolumeProjection) []string {
 }
 
 func validateProjection(p *corev1.VolumeProjection, at *field.Path) field.ErrorList {
-	switch {
-	case p.Secret != nil:
+	var errs field.ErrorList
+	if s := p.Secret; s != nil {
 		at := at.Child("secret")
-		return append(required(p.Secret.Name, at.Child("name")), each(p.Secret.Items, at.Child("items"), validateKeyToPath)...)
-	case p.ConfigMap != nil:
-		at := at.Child("configMap")
-		return append(required(p.ConfigMap.Name, at.Child("name")), each(p.ConfigMap.Items, at.Child("items"), validateKeyToPath)...)
-	case p.DownwardAPI != nil:
-		return each(p.DownwardAPI.Items, at.Child("downwardAPI"), validateDownwardFile)
-	case p.ServiceAccountToken != nil:
-		return validateTokenProjection(p.ServiceAccountToken, at.Child("serviceAccountToken"))
-	case p.ClusterTrustBundle != nil:
-		return validateBundleProjection(p.ClusterTrustBundle, at.Child("clusterTrustBundle"))
-	case p.PodCertificate != nil:
-		return validatePodCertificate(p.PodCertificate, at.Child("podCertificate"))
+		errs = append(errs, required(s.Name, at.Child("name"))...)
+		errs = append(errs, each(s.Items, at.Child("items"), validateKeyToPath)...)
 	}
-	return nil
+	if s := p.ConfigMap; s != nil {
+		at := at.Child("configMap")
+		errs = append(errs, required(s.Name, at.Child("name"))...)
+		errs = append(errs, each(s.Items, at.Child("items"), validateKeyToPath)...)
+	}
+	if s := p.DownwardAPI; s != nil {
+		errs = append(errs, validateDownwardFiles(s.Items, at.Child("downwardAPI"))...)
+	}
+	if s := p.ServiceAccountToken; s != nil {
+		errs = append(errs, validateTokenLife(s.ExpirationSeconds, at.Child("serviceAccountToken", "expirationSeconds"))...)
+	}
+	if s := p.ClusterTrustBundle; s != nil {
+		errs = append(errs, validateBundleProjection(s, at.Child("clusterTrustBundle"))...)
+	}
+	if s := p.PodCertificate; s != nil {
+		errs = append(errs, validatePodCertificate(s, at.Child("podCertificate"))...)
+	}
+	return errs
 }
 
 // The bounds of a projected token's life, in seconds.
 const minTokenSeconds, maxTokenSeconds = 10 * 60, 1 << 32
 
-func validateTokenProjection(t *corev1.ServiceAccountTokenProjection, at *field.Path) field.ErrorList {
-	errs := validateFilePath(t.Path, at.Child("path"))
-	switch s := t.ExpirationSeconds; {
-	case s == nil:
-		errs = append(errs, field.Required(at.Child("expirationSeconds"), ""))
-	case *s < minTokenSeconds:
-		errs = append(errs, field.Invalid(at.Child("expirationSeconds"), *s, "may not specify a duration less than 10 minutes"))
-	case *s > maxTokenSeconds:
-		errs = append(errs, field.Invalid(at.Child("expirationSeconds"), *s, "may not specify a duration larger than 2^32 seconds"))
+func validateTokenLife(seconds *int64, at *field.Path) field.ErrorList {
+	switch {
+	case seconds == nil:
+		return field.ErrorList{field.Required(at, "")}
+	case *seconds < minTokenSeconds:
+		return field.ErrorList{field.Invalid(at, *seconds, "may not specify a duration less than 10 minutes")}
+	case *seconds > maxTokenSeconds:
+		return field.ErrorList{field.Invalid(at, *seconds, "may not specify a duration larger than 2^32 seconds")}
 	}
-	return errs
+	return nil
 }
 
 func validateBundleProjection(b *corev1.ClusterTrustBundleProjection, at *field.Path) field.ErrorList {
@@ -239,12 +298,12 @@ func validateBundleProjection(b *corev1.ClusterTrustBundleProjection, at *field.
 	case b.Name != nil && b.SignerName != nil:
 		errs = append(errs, field.Invalid(at, "", "only one of name and signerName may be used"))
 	case b.Name != nil:
-		errs = append(errs, required(*b.Name, at.Child("name"))...)
+		errs = append(errs, validateBundleName(*b.Name, at.Child("name"))...)
 		if b.LabelSelector != nil {
 			errs = append(errs, field.Invalid(at.Child("labelSelector"), b.LabelSelector, "labelSelector must be unset if name is specified"))
 		}
 	case b.SignerName != nil:
-		errs = append(errs, required(*b.SignerName, at.Child("signerName"))...)
+		errs = append(errs, validateSignerName(*b.SignerName, at.Child("signerName"))...)
 		errs = append(errs, checkSelector(b.LabelSelector, at.Child("labelSelector"))...)
 	default:
 		errs = append(errs, field.Required(at, "either name or signerName must be specified"))
@@ -252,15 +311,37 @@ func validateBundleProjection(b *corev1.ClusterTrustBundleProjection, at *field.
 	return errs
 }
 
+// validateBundleName: the name of a signer's bundle begins with the signer's.
+func validateBundleName(name string, at *field.Path) field.ErrorList {
+	if name == "" {
+		return field.ErrorList{field.Required(at, "must be a valid object name")}
+	}
+	if i := strings.LastIndex(name, ":"); i >= 0 {
+		name = name[i+1:]
+	}
+	var errs field.ErrorList
+	for _, bad := range subdomain(name, false) {
+		errs = append(errs, field.Invalid(at, name, "not a valid clustertrustbundlename: "+bad))
+	}
+	return errs
+}
+
 var podCertificateKeys = []string{"RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519"}
 
 // The bounds of a pod certificate's life, in seconds.
-const minCertificateSeconds, maxCertificateSeconds = 60 * 60, 91 * 24 * 60 * 60
+const minCertificateSeconds, maxCertificateSeconds, maxOwnCertificateSeconds = 60 * 60, 91 * 24 * 60 * 60, 24 * 60 * 60
 
 func validatePodCertificate(c *corev1.PodCertificateProjection, at *field.Path) field.ErrorList {
-	errs := required(c.SignerName, at.Child("signerName"))
-	errs = append(errs, requiredOneOf(c.KeyType, at.Child("keyType"), podCertificateKeys...)...)
-	errs = append(errs, validateCertificateLife(c.MaxExpirationSeconds, at.Child("maxExpirationSeconds"))...)
+	errs := validateSignerName(c.SignerName, at.Child("signerName"))
+	for key := range inOrder(c.UserAnnotations) {
+		errs = append(errs, validation.IsDomainPrefixedKey(at.Child("userAnnotations"), strings.ToLower(key))...)
+	}
+	errs = append(errs, oneOf(c.KeyType, at.Child("keyType"), podCertificateKeys...)...)
+	most := int32(maxCertificateSeconds)
+	if domain, _, _ := strings.Cut(c.SignerName, "/"); domain == "kubernetes.io" || strings.HasSuffix(domain, ".kubernetes.io") {
+		most = maxOwnCertificateSeconds
+	}
+	errs = append(errs, validateCertificateLife(c.MaxExpirationSeconds, most, at.Child("maxExpirationSeconds"))...)
 	if c.CredentialBundlePath+c.KeyPath+c.CertificateChainPath == "" {
 		return append(errs, field.Required(at, "specify at least one of credentialBundlePath, keyPath, and certificateChainPath"))
 	}
@@ -272,13 +353,13 @@ func validatePodCertificate(c *corev1.PodCertificateProjection, at *field.Path) 
 	return errs
 }
 
-func validateCertificateLife(seconds *int32, at *field.Path) field.ErrorList {
+func validateCertificateLife(seconds *int32, most int32, at *field.Path) field.ErrorList {
 	switch {
 	case seconds == nil:
 	case *seconds < minCertificateSeconds:
 		return field.ErrorList{field.Invalid(at, *seconds, fmt.Sprintf("if provided, maxExpirationSeconds must be >= %d", minCertificateSeconds))}
-	case *seconds > maxCertificateSeconds:
-		return field.ErrorList{field.Invalid(at, *seconds, fmt.Sprintf("if provided, maxExpirationSeconds must be <= %d", maxCertificateSeconds))}
+	case *seconds > most:
+		return field.ErrorList{field.Invalid(at, *seconds, fmt.Sprintf("if provided, maxExpirationSeconds must be <= %d", most))}
 	}
 	return nil
 }
@@ -288,6 +369,6 @@ func validateEphemeral(e *corev1.EphemeralVolumeSource, at *field.Path) field.Er
 	if e.VolumeClaimTemplate == nil {
 		return field.ErrorList{field.Required(at, "")}
 	}
-	errs := validateTemplateMeta(&e.VolumeClaimTemplate.ObjectMeta, at.Child("metadata"))
+	errs := validateBareMeta(&e.VolumeClaimTemplate.ObjectMeta, at.Child("metadata"))
 	return append(errs, validateClaimSpec(&e.VolumeClaimTemplate.Spec, at.Child("spec"))...)
 }

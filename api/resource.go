@@ -65,6 +65,8 @@ type Resource struct {
 	// after Validate. Errors carry upstream's paths and reasons.
 	Validate       func(obj Object) field.ErrorList
 	ValidateUpdate func(obj, old Object) field.ErrorList
+	// ValidateNew judges what only new objects are judged by, after Validate.
+	ValidateNew func(obj Object) field.ErrorList
 	// Conditional says that a PUT must name the resourceVersion that it was made
 	// from.
 	Conditional bool
@@ -155,6 +157,9 @@ type Version struct {
 	FromStorage func(obj Object) (Object, error)
 	// Default fills unset fields before ToStorage.
 	Default func(obj Object)
+	// Strict judges what this version asks for and the storage version does not;
+	// both objects are of the storage version, and old is nil on create.
+	Strict func(obj, old Object) field.ErrorList
 	// FieldNames says what this version calls the row's selectable fields,
 	// where it calls them otherwise: its name to the row's.
 	FieldNames map[string]string

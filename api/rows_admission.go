@@ -156,7 +156,11 @@ func validateReviewVersions(versions []string, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	seen, known := sets.New[string](), false
 	for i, v := range versions {
-		errs = append(errs, unique(seen, v, at.Index(i))...)
+		if seen.Has(v) {
+			errs = append(errs, field.Invalid(at.Index(i), v, "duplicate version"))
+			continue
+		}
+		seen.Insert(v)
 		errs = append(errs, invalidEach(v, at.Index(i), validation.IsDNS1035Label(v))...)
 		known = known || v == "v1" || v == "v1beta1"
 	}
@@ -281,13 +285,16 @@ func validateRuleResources(list []string, subresources bool, at *field.Path) fie
 	return errs
 }
 
+// validateMatchConditions: what the expressions say is judged where they are
+// compiled, in admission.
 func validateMatchConditions(list []admissionv1.MatchCondition, at *field.Path) field.ErrorList {
 	const max = 64
+	var errs field.ErrorList
 	if len(list) > max {
-		return field.ErrorList{field.TooMany(at, len(list), max)}
+		errs = append(errs, field.TooMany(at, len(list), max))
 	}
 	seen := sets.New[string]()
-	return each(list, at, func(c *admissionv1.MatchCondition, at *field.Path) field.ErrorList {
+	return append(errs, each(list, at, func(c *admissionv1.MatchCondition, at *field.Path) field.ErrorList {
 		var errs field.ErrorList
 		if strings.TrimSpace(c.Expression) == "" {
 			errs = append(errs, field.Required(at.Child("expression"), ""))
@@ -297,5 +304,5 @@ func validateMatchConditions(list []admissionv1.MatchCondition, at *field.Path) 
 		}
 		errs = append(errs, invalidEach(c.Name, at.Child("name"), validation.IsQualifiedName(c.Name))...)
 		return append(errs, unique(seen, c.Name, at.Child("name"))...)
-	})
+	})...)
 }

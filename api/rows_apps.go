@@ -40,7 +40,7 @@ func deploymentRow() *Resource {
 		Status: true, Generation: true,
 		Default:  defaultDeployment,
 		Validate: validateDeployment,
-		Warnings: templateWarnings(specPath.Child("template", "spec"), func(d *appsv1.Deployment) *corev1.PodSpec { return &d.Spec.Template.Spec }),
+		Warnings: namedTemplateWarnings(specPath.Child("template"), func(d *appsv1.Deployment) *corev1.PodTemplateSpec { return &d.Spec.Template }),
 		ValidateUpdate: func(d, old *appsv1.Deployment) field.ErrorList {
 			return immutable(d.Spec.Selector, old.Spec.Selector, specPath.Child("selector"))
 		},
@@ -63,9 +63,18 @@ func deploymentRow() *Resource {
 			names, images := containerCells(&d.Spec.Template.Spec)
 			return []any{d.Name, fmt.Sprintf("%d/%d", d.Status.ReadyReplicas, deref(d.Spec.Replicas, 0)),
 				int64(d.Status.UpdatedReplicas), int64(d.Status.AvailableReplicas), age(d, now),
-				names, images, selectorCell(d.Spec.Selector)}
+				names, images, deploymentSelectorCell(d.Spec.Selector)}
 		},
 	}.row()
+}
+
+// deploymentSelectorCell: unlike in other tables a selector of nothing is empty.
+func deploymentSelectorCell(s *metav1.LabelSelector) string {
+	selector, err := metav1.LabelSelectorAsSelector(s)
+	if err != nil {
+		return "<invalid>"
+	}
+	return selector.String()
 }
 
 // selectorText is a selector in the form that Scale's status has.
@@ -189,7 +198,7 @@ func replicaSetRow() *Resource {
 			unset(&r.Spec.Replicas, 1)
 		},
 		Validate: validateReplicaSet,
-		Warnings: templateWarnings(specPath.Child("template", "spec"), func(r *appsv1.ReplicaSet) *corev1.PodSpec { return &r.Spec.Template.Spec }),
+		Warnings: namedTemplateWarnings(specPath.Child("template"), func(r *appsv1.ReplicaSet) *corev1.PodTemplateSpec { return &r.Spec.Template }),
 		ValidateUpdate: func(r, old *appsv1.ReplicaSet) field.ErrorList {
 			return immutable(r.Spec.Selector, old.Spec.Selector, specPath.Child("selector"))
 		},
@@ -199,7 +208,6 @@ func replicaSetRow() *Resource {
 				return deref(r.Spec.Replicas, 0), r.Status.Replicas, selectorText(r.Spec.Selector)
 			},
 			func(r *appsv1.ReplicaSet, n int32) { r.Spec.Replicas = &n })},
-		Fields: replicaSetFields,
 		Columns: append(append(columns(nameColumn,
 			column("Desired", "integer", spec["replicas"]),
 			column("Current", "integer", status["replicas"]),

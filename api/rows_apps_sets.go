@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -9,14 +10,12 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	"k8s.io/apimachinery/pkg/fields"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
-
-func replicaSetFields(r *appsv1.ReplicaSet) fields.Set {
-	return fields.Set{"status.replicas": strconv.Itoa(int(r.Status.Replicas))}
-}
 
 func daemonSetRow() *Resource {
 	spec, status := appsv1.DaemonSetSpec{}.SwaggerDoc(), appsv1.DaemonSetStatus{}.SwaggerDoc()
@@ -28,7 +27,7 @@ func daemonSetRow() *Resource {
 		PrepareCreate: func(d *appsv1.DaemonSet) { setTemplateGeneration(d, 1) },
 		PrepareUpdate: prepareDaemonSetUpdate,
 		Validate:      validateDaemonSet,
-		Warnings:      templateWarnings(specPath.Child("template", "spec"), func(d *appsv1.DaemonSet) *corev1.PodSpec { return &d.Spec.Template.Spec }),
+		Warnings:      templateWarnings(specPath.Child("template"), func(d *appsv1.DaemonSet) *corev1.PodTemplateSpec { return &d.Spec.Template }),
 		ValidateUpdate: func(d, old *appsv1.DaemonSet) field.ErrorList {
 			return immutable(d.Spec.Selector, old.Spec.Selector, specPath.Child("selector"))
 		},
@@ -86,12 +85,27 @@ func prepareDaemonSetUpdate(d, old *appsv1.DaemonSet) {
 
 func validateDaemonSet(d *appsv1.DaemonSet) field.ErrorList {
 	s := &d.Spec
-	errs := validateWorkloadSelector(s.Selector, &s.Template, "daemonset")
+	errs := validateDaemonSetSelector(s)
 	errs = append(errs, ValidatePodTemplateSpec(&s.Template, specPath.Child("template"))...)
 	errs = append(errs, validateRestartsAlways(&s.Template, "DaemonSet")...)
 	errs = append(errs, nonNegative(s.MinReadySeconds, specPath.Child("minReadySeconds"))...)
 	errs = append(errs, validateDaemonSetUpdateStrategy(&s.UpdateStrategy, specPath.Child("updateStrategy"))...)
 	return append(errs, nonNegativePtr(s.RevisionHistoryLimit, specPath.Child("revisionHistoryLimit"))...)
+}
+
+// validateDaemonSetSelector: no selector at all passes; one that selects nothing
+// does not match the template.
+func validateDaemonSetSelector(s *appsv1.DaemonSetSpec) field.ErrorList {
+	at := specPath.Child("selector")
+	errs := checkSelector(s.Selector, at)
+	selector, err := metav1.LabelSelectorAsSelector(s.Selector)
+	if err == nil && !selector.Matches(labels.Set(s.Template.Labels)) {
+		errs = append(errs, field.Invalid(specPath.Child("template", "metadata", "labels"), s.Template.Labels, "`selector` does not match template `labels`"))
+	}
+	if s.Selector != nil && len(s.Selector.MatchLabels)+len(s.Selector.MatchExpressions) == 0 {
+		errs = append(errs, field.Invalid(at, s.Selector, "empty selector is invalid for daemonset"))
+	}
+	return errs
 }
 
 func validateDaemonSetUpdateStrategy(u *appsv1.DaemonSetUpdateStrategy, at *field.Path) field.ErrorList {
@@ -100,7 +114,7 @@ func validateDaemonSetUpdateStrategy(u *appsv1.DaemonSetUpdateStrategy, at *fiel
 	case u.Type == appsv1.OnDeleteDaemonSetStrategyType:
 		return nil
 	case u.Type != appsv1.RollingUpdateDaemonSetStrategyType:
-		return oneOf(u.Type, at.Child("type"), appsv1.OnDeleteDaemonSetStrategyType, appsv1.RollingUpdateDaemonSetStrategyType)
+		return oneOf(u.Type, at, appsv1.OnDeleteDaemonSetStrategyType, appsv1.RollingUpdateDaemonSetStrategyType)
 	case u.RollingUpdate == nil:
 		return field.ErrorList{field.Required(rolling, "")}
 	}
@@ -140,7 +154,8 @@ func statefulSetRow() *Resource {
 		Status: true, Generation: true,
 		Default:        defaultStatefulSet,
 		Validate:       validateStatefulSet,
-		Warnings:       templateWarnings(specPath.Child("template", "spec"), func(s *appsv1.StatefulSet) *corev1.PodSpec { return &s.Spec.Template.Spec }),
+		ValidateNew:    validateStatefulSetClaims,
+		Warnings:       warnStatefulSet,
 		ValidateUpdate: validateStatefulSetUpdate,
 		ValidateStatus: validateStatefulSetStatus,
 		Subresources: []Subresource{scaleEndpoint(
@@ -156,6 +171,22 @@ func statefulSetRow() *Resource {
 			return []any{s.Name, fmt.Sprintf("%d/%d", s.Status.ReadyReplicas, deref(s.Spec.Replicas, 0)), age(s, now), names, images}
 		},
 	}.row()
+}
+
+func warnStatefulSet(s, old *appsv1.StatefulSet) []string {
+	template := func(s *appsv1.StatefulSet) *corev1.PodTemplateSpec { return &s.Spec.Template }
+	w, at := &warned{list: templateWarnings(specPath.Child("template"), template)(s, old)}, specPath.Child("volumeClaimTemplates")
+	for i := range s.Spec.VolumeClaimTemplates {
+		at := at.Index(i)
+		if old != nil {
+			at = at.Child("Spec") // published so
+		}
+		w.claim(&s.Spec.VolumeClaimTemplates[i].Spec, at)
+	}
+	if n := s.Spec.RevisionHistoryLimit; n != nil && *n < 0 {
+		w.add("spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended")
+	}
+	return w.list
 }
 
 func defaultStatefulSet(s *appsv1.StatefulSet) {
@@ -177,6 +208,7 @@ func defaultStatefulSet(s *appsv1.StatefulSet) {
 	unset(&s.Spec.RevisionHistoryLimit, 10)
 	for i := range s.Spec.VolumeClaimTemplates {
 		c := &s.Spec.VolumeClaimTemplates[i]
+		c.APIVersion, c.Kind = "v1", "PersistentVolumeClaim"
 		empty(&c.Status.Phase, corev1.ClaimPending)
 		unset(&c.Spec.VolumeMode, corev1.PersistentVolumeFilesystem)
 	}
@@ -193,14 +225,12 @@ func validateStatefulSet(s *appsv1.StatefulSet) field.ErrorList {
 	}
 	errs = append(errs, nonNegativePtr(s.Spec.Replicas, specPath.Child("replicas"))...)
 	errs = append(errs, nonNegative(s.Spec.MinReadySeconds, specPath.Child("minReadySeconds"))...)
-	errs = append(errs, nonNegativePtr(s.Spec.RevisionHistoryLimit, specPath.Child("revisionHistoryLimit"))...)
 	if o := s.Spec.Ordinals; o != nil {
-		errs = append(errs, nonNegative(o.Start, specPath.Child("ordinals", "start"))...)
+		errs = append(errs, nonNegative(o.Start, specPath.Child("ordinals.start"))...)
 	}
 	errs = append(errs, validateWorkloadSelector(s.Spec.Selector, &s.Spec.Template, "statefulset")...)
-	// The template's volumes are not whole without the claims, so that its pod
-	// is judged when it is made.
-	errs = append(errs, validateTemplateMeta(&s.Spec.Template.ObjectMeta, specPath.Child("template"))...)
+	errs = append(errs, optionally(s.Spec.ServiceName, validation.IsDNS1123Label, specPath.Child("serviceName"))...)
+	errs = append(errs, validateStatefulSetTemplate(&s.Spec)...)
 	return append(errs, validateRestartsAlways(&s.Spec.Template, "StatefulSet")...)
 }
 
@@ -212,6 +242,33 @@ func validatePodManagement(p appsv1.PodManagementPolicyType, at *field.Path) fie
 		return nil
 	}
 	return field.ErrorList{field.Invalid(at, p, "must be 'OrderedReady' or 'Parallel'")}
+}
+
+// validateStatefulSetTemplate judges the template as its pods will be: with the
+// claims as volumes, and without the names that the controller gives.
+func validateStatefulSetTemplate(s *appsv1.StatefulSetSpec) field.ErrorList {
+	at, t := specPath.Child("template"), s.Template.DeepCopy()
+	t.Spec.Subdomain, t.Spec.Hostname = "", ""
+	var volumes []corev1.Volume
+	for _, c := range s.VolumeClaimTemplates {
+		volumes = append(volumes, corev1.Volume{Name: c.Name, VolumeSource: corev1.VolumeSource{
+			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: c.Name}}})
+	}
+	for _, v := range t.Spec.Volumes {
+		if !slices.ContainsFunc(volumes, func(c corev1.Volume) bool { return c.Name == v.Name }) {
+			volumes = append(volumes, v)
+		}
+	}
+	t.Spec.Volumes = volumes
+	return append(ValidatePodTemplateSpec(t, at), validateTemplateMeta(&t.ObjectMeta, at)...)
+}
+
+// validateStatefulSetClaims: the templates of claims are judged when the set is
+// made; after that they cannot change.
+func validateStatefulSetClaims(s *appsv1.StatefulSet) field.ErrorList {
+	return each(s.Spec.VolumeClaimTemplates, specPath.Child("volumeClaimTemplates"), func(c *corev1.PersistentVolumeClaim, at *field.Path) field.ErrorList {
+		return validateClaimSpec(&c.Spec, at.Child("spec"))
+	})
 }
 
 func validateStatefulSetUpdateStrategy(u *appsv1.StatefulSetUpdateStrategy, at *field.Path) field.ErrorList {

@@ -41,7 +41,7 @@ func horizontalPodAutoscalerRow() *Resource {
 			column("Targets", "string", spec["metrics"]),
 			column("MinPods", "string", spec["minReplicas"]),
 			column("MaxPods", "string", spec["maxReplicas"]),
-			column("Replicas", "integer", status["currentReplicas"]),
+			column("Replicas", "string", status["currentReplicas"]),
 			ageColumn),
 		Cells: func(h *autoscalingv2.HorizontalPodAutoscaler, now time.Time) []any {
 			min := "<unset>"

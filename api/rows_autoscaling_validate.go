@@ -1,11 +1,13 @@
 package api
 
 import (
+	"errors"
 	"fmt"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -22,13 +24,15 @@ func validateAutoscaler(h *autoscalingv2.HorizontalPodAutoscaler) field.ErrorLis
 	if s.MinReplicas != nil && *s.MinReplicas < 1 {
 		errs = append(errs, field.Invalid(specPath.Child("minReplicas"), *s.MinReplicas, "must be greater than or equal to 1"))
 	}
-	if s.MaxReplicas < 1 {
-		errs = append(errs, field.Invalid(specPath.Child("maxReplicas"), s.MaxReplicas, "must be greater than 0"))
+	if s.MaxReplicas == 0 {
+		errs = append(errs, field.Required(specPath.Child("maxReplicas"), "must be set and greater than 0"))
+	} else if s.MaxReplicas < 0 {
+		errs = append(errs, field.Invalid(specPath.Child("maxReplicas"), s.MaxReplicas, "must be greater than or equal to 1"))
 	}
 	if s.MinReplicas != nil && s.MaxReplicas < *s.MinReplicas {
 		errs = append(errs, field.Invalid(specPath.Child("maxReplicas"), s.MaxReplicas, "must be greater than or equal to `minReplicas`"))
 	}
-	errs = append(errs, validateScaleTarget(s.ScaleTargetRef, specPath.Child("scaleTargetRef"))...)
+	errs = append(errs, validateScaleTarget(s.ScaleTargetRef, false, specPath.Child("scaleTargetRef"))...)
 	errs = append(errs, each(s.Metrics, specPath.Child("metrics"), validateMetric)...)
 	if b := s.Behavior; b != nil {
 		errs = append(errs, validateScalingRules(b.ScaleUp, specPath.Child("behavior", "scaleUp"))...)
@@ -37,26 +41,40 @@ func validateAutoscaler(h *autoscalingv2.HorizontalPodAutoscaler) field.ErrorLis
 	return errs
 }
 
-func validateScaleTarget(r autoscalingv2.CrossVersionObjectReference, at *field.Path) field.ErrorList {
-	return append(named(r.Kind, path.ValidatePathSegmentName, at.Child("kind")),
+// validateScaleTarget: core lets objects of the group without a name be referred
+// to.
+func validateScaleTarget(r autoscalingv2.CrossVersionObjectReference, core bool, at *field.Path) field.ErrorList {
+	errs := append(named(r.Kind, path.ValidatePathSegmentName, at.Child("kind")),
 		named(r.Name, path.ValidatePathSegmentName, at.Child("name"))...)
+	gv, err := schema.ParseGroupVersion(r.APIVersion)
+	if err == nil && gv.Group == "" && !core {
+		err = errors.New("apiVersion must specify API group")
+	}
+	if err != nil {
+		errs = append(errs, field.Invalid(at.Child("apiVersion"), r.APIVersion, err.Error()))
+	}
+	return errs
 }
 
 func validateMetric(m *autoscalingv2.MetricSpec, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
 	if m.Type == "" {
-		return field.ErrorList{field.Required(at.Child("type"), "must specify a metric source type")}
+		errs = append(errs, field.Required(at.Child("type"), "must specify a metric source type"))
 	}
 	fields := map[autoscalingv2.MetricSourceType]string{
 		autoscalingv2.ContainerResourceMetricSourceType: "containerResource", autoscalingv2.ExternalMetricSourceType: "external",
 		autoscalingv2.ObjectMetricSourceType: "object", autoscalingv2.PodsMetricSourceType: "pods", autoscalingv2.ResourceMetricSourceType: "resource",
 	}
-	present, errs := validateMetricSources(m, at)
+	present, found := validateMetricSources(m, at)
+	errs = append(errs, found...)
 	want, ok := fields[m.Type]
 	if !ok {
-		return append(errs, field.NotSupported(at.Child("type"), m.Type, sets.List(sets.KeySet(fields))))
-	}
-	if !present.Has(want) {
+		errs = append(errs, field.NotSupported(at.Child("type"), m.Type, sets.List(sets.KeySet(fields))))
+	} else if !present.Has(want) {
 		errs = append(errs, field.Required(at.Child(want), "must populate information for the given metric source"))
+	}
+	if len(present) == 1 {
+		return errs // what it lacks is said
 	}
 	for _, other := range sets.List(present.Delete(want)) {
 		errs = append(errs, field.Forbidden(at.Child(other), "must populate the given metric source only"))
@@ -64,12 +82,14 @@ func validateMetric(m *autoscalingv2.MetricSpec, at *field.Path) field.ErrorList
 	return errs
 }
 
-// validateMetricSources judges the sources that are there and names them.
+// validateMetricSources judges the first of the sources that are there and names
+// all.
 func validateMetricSources(m *autoscalingv2.MetricSpec, at *field.Path) (present sets.Set[string], errs field.ErrorList) {
 	present = sets.New[string]()
 	add := func(name string, found field.ErrorList) {
-		present.Insert(name)
-		errs = append(errs, found...)
+		if present.Insert(name); len(present) == 1 {
+			errs = append(errs, found...)
+		}
 	}
 	if s := m.Object; s != nil {
 		add("object", validateObjectMetric(s, at.Child("object")))
@@ -87,6 +107,11 @@ func validateMetricSources(m *autoscalingv2.MetricSpec, at *field.Path) (present
 		found := validateResourceMetric(string(s.Name), s.Target, at.Child("containerResource"))
 		if s.Container == "" {
 			found = append(found, field.Required(at.Child("containerResource", "container"), "must specify a container"))
+		} else {
+			found = append(found, invalidEach(s.Container, at.Child("containerResource", "container"), dnsLabel(s.Container, false))...)
+		}
+		if s.Name != "" {
+			found = append(found, containerResource(s.Name, at.Child("containerResource", "name"))...)
 		}
 		add("containerResource", found)
 	}
@@ -96,7 +121,7 @@ func validateMetricSources(m *autoscalingv2.MetricSpec, at *field.Path) (present
 const eitherTarget = "must set either a target value for metric or a per-pod target"
 
 func validateObjectMetric(s *autoscalingv2.ObjectMetricSource, at *field.Path) field.ErrorList {
-	errs := validateScaleTarget(s.DescribedObject, at.Child("describedObject"))
+	errs := validateScaleTarget(s.DescribedObject, true, at.Child("describedObject"))
 	errs = append(errs, validateMetricName(s.Metric, at.Child("metric"))...)
 	errs = append(errs, validateMetricTarget(s.Target, at.Child("target"))...)
 	if s.Target.Value == nil && s.Target.AverageValue == nil {
@@ -120,7 +145,7 @@ func validateExternalMetric(s *autoscalingv2.ExternalMetricSource, at *field.Pat
 func validatePodsMetric(s *autoscalingv2.PodsMetricSource, at *field.Path) field.ErrorList {
 	errs := validateMetricName(s.Metric, at.Child("metric"))
 	errs = append(errs, validateMetricTarget(s.Target, at.Child("target"))...)
-	if v := s.Target.AverageValue; v == nil || v.Sign() != 1 {
+	if s.Target.AverageValue == nil {
 		errs = append(errs, field.Required(at.Child("target", "averageValue"), "must specify a positive target averageValue"))
 	}
 	return errs
@@ -133,9 +158,6 @@ func validateResourceMetric(name string, t autoscalingv2.MetricTarget, at *field
 	}
 	errs = append(errs, validateMetricTarget(t, at.Child("target"))...)
 	at = at.Child("target")
-	if u := t.AverageUtilization; u != nil && *u < 1 {
-		errs = append(errs, field.Invalid(at.Child("averageUtilization"), *u, "must be greater than 0"))
-	}
 	switch {
 	case t.AverageUtilization == nil && t.AverageValue == nil:
 		errs = append(errs, field.Required(at.Child("averageUtilization"), "must set either a target raw value or a target utilization"))
@@ -156,10 +178,14 @@ func validateMetricTarget(t autoscalingv2.MetricTarget, at *field.Path) field.Er
 	var errs field.ErrorList
 	switch t.Type {
 	case "":
-		errs = append(errs, field.Required(at.Child("type"), "must specify a metric target type"))
+		errs = append(errs, field.Required(at.Child("type"), "must specify a metric target type"),
+			field.Invalid(at.Child("type"), t.Type, "must be either Utilization, Value, or AverageValue"))
 	case autoscalingv2.UtilizationMetricType, autoscalingv2.ValueMetricType, autoscalingv2.AverageValueMetricType:
 	default:
 		errs = append(errs, field.Invalid(at.Child("type"), t.Type, "must be either Utilization, Value, or AverageValue"))
+	}
+	if u := t.AverageUtilization; u != nil && *u < 1 {
+		errs = append(errs, field.Invalid(at.Child("averageUtilization"), *u, "must be greater than 0"))
 	}
 	errs = append(errs, validatePositive(t.Value, at.Child("value"))...)
 	return append(errs, validatePositive(t.AverageValue, at.Child("averageValue"))...)

@@ -30,7 +30,7 @@ func jobRow() *Resource {
 		Default:        defaultJob,
 		PrepareCreate:  prepareJob,
 		Validate:       validateJob,
-		Warnings:       templateWarnings(specPath.Child("template", "spec"), func(j *batchv1.Job) *corev1.PodSpec { return &j.Spec.Template.Spec }),
+		Warnings:       namedTemplateWarnings(specPath.Child("template"), func(j *batchv1.Job) *corev1.PodTemplateSpec { return &j.Spec.Template }),
 		ValidateUpdate: validateJobUpdate,
 		ValidateStatus: validateJobStatus,
 		// batch/v1 keeps the pods of a deleted Job unless asked otherwise;
@@ -182,10 +182,9 @@ func cronJobRow() *Resource {
 		GroupVersion: batchv1.SchemeGroupVersion, Plural: "cronjobs", Short: []string{"cj"}, Categories: []string{"all"}, Namespaced: true,
 		List:   &batchv1.CronJobList{},
 		Status: true, Generation: true,
-		Default:  defaultCronJob,
-		Validate: validateCronJob,
-		Warnings: templateWarnings(specPath.Child("jobTemplate", "spec", "template", "spec"),
-			func(c *batchv1.CronJob) *corev1.PodSpec { return &c.Spec.JobTemplate.Spec.Template.Spec }),
+		Default:        defaultCronJob,
+		Validate:       validateCronJob,
+		Warnings:       warnCronJob,
 		ValidateUpdate: validateCronJobUpdate,
 		Columns: append(append(columns(nameColumn,
 			column("Schedule", "string", spec["schedule"]),
@@ -300,4 +299,13 @@ func ParseSchedule(schedule string) (next cron.Schedule, err error) {
 		}
 	}()
 	return cron.ParseStandard(schedule)
+}
+
+func warnCronJob(c, old *batchv1.CronJob) []string {
+	template := func(c *batchv1.CronJob) *corev1.PodTemplateSpec { return &c.Spec.JobTemplate.Spec.Template }
+	out := namedTemplateWarnings(specPath.Child("jobTemplate", "spec", "template"), template)(c, old)
+	if old != nil && strings.Contains(c.Spec.Schedule, "TZ") {
+		out = append(out, "cannot use TZ or CRON_TZ in spec.spec.schedule, use timeZone instead, see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details")
+	}
+	return out
 }

@@ -10,6 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -396,6 +398,26 @@ func validateJobStatus(j, old *batchv1.Job) field.ErrorList {
 	errs = append(errs, nonNegative(s.Failed, statusPath.Child("failed"))...)
 	errs = append(errs, nonNegativePtr(s.Ready, statusPath.Child("ready"))...)
 	errs = append(errs, nonNegativePtr(s.Terminating, statusPath.Child("terminating"))...)
+	if u := s.UncountedTerminatedPods; u != nil {
+		seen, at := sets.New[types.UID](), statusPath.Child("uncountedTerminatedPods")
+		uid := func(id *types.UID, at *field.Path) field.ErrorList {
+			if *id == "" {
+				return field.ErrorList{field.Invalid(at, *id, "must not be empty")}
+			}
+			return unique(seen, *id, at)
+		}
+		errs = append(errs, each(u.Succeeded, at.Child("succeeded"), uid)...)
+		errs = append(errs, each(u.Failed, at.Child("failed"), uid)...)
+	}
+	if s.Ready != nil && *s.Ready > s.Active {
+		errs = append(errs, field.Invalid(statusPath.Child("ready"), *s.Ready, "cannot set more ready pods than active"))
+	}
+	if s.CompletedIndexes != "" && deref(j.Spec.CompletionMode, batchv1.NonIndexedCompletion) != batchv1.IndexedCompletion {
+		errs = append(errs, field.Invalid(statusPath.Child("completedIndexes"), s.CompletedIndexes, "cannot set non-empty completedIndexes when non-indexed completion mode"))
+	}
+	if s.FailedIndexes != nil && j.Spec.BackoffLimitPerIndex == nil {
+		errs = append(errs, field.Invalid(statusPath.Child("failedIndexes"), *s.FailedIndexes, "cannot set non-null failedIndexes when backoffLimitPerIndex is null"))
+	}
 	complete, failed := jobHas(s, batchv1.JobComplete), jobHas(s, batchv1.JobFailed)
 	if complete && failed {
 		errs = append(errs, field.Invalid(statusPath.Child("conditions"), field.OmitValueType{}, "cannot set Complete=True and Failed=true conditions"))

@@ -240,10 +240,9 @@ func clusterTrustBundleRow() *Resource {
 			return fields.Set{"spec.signerName": b.Spec.SignerName}
 		},
 		Columns: columns(nameColumn,
-			column("SignerName", "string", certificatesv1.ClusterTrustBundleSpec{}.SwaggerDoc()["signerName"]),
-			ageColumn),
-		Cells: func(b *certificatesv1.ClusterTrustBundle, now time.Time) []any {
-			return []any{b.Name, orElse(b.Spec.SignerName, none), age(b, now)}
+			column("SignerName", "string", certificatesv1.ClusterTrustBundleSpec{}.SwaggerDoc()["signerName"])),
+		Cells: func(b *certificatesv1.ClusterTrustBundle, _ time.Time) []any {
+			return []any{b.Name, orElse(b.Spec.SignerName, none)}
 		},
 	}.row()
 }
@@ -292,8 +291,8 @@ func podCertificateRequestRow() *Resource {
 			column("NodeName", "string", spec["nodeName"]),
 			column("SignerName", "string", spec["signerName"]),
 			column("State", "string", "Is the request Pending, Issued, Denied or Failed?"),
-			ageColumn),
-		Cells: func(r *certificatesv1.PodCertificateRequest, now time.Time) []any {
+			column("UnverifiedUserAnnotations", "string", spec["unverifiedUserAnnotations"])),
+		Cells: func(r *certificatesv1.PodCertificateRequest, _ time.Time) []any {
 			state := "Pending"
 			for _, c := range r.Status.Conditions {
 				switch c.Type {
@@ -302,7 +301,7 @@ func podCertificateRequestRow() *Resource {
 					state = c.Type
 				}
 			}
-			return []any{r.Name, r.Spec.PodName, r.Spec.ServiceAccountName, string(r.Spec.NodeName), r.Spec.SignerName, state, age(r, now)}
+			return []any{r.Name, r.Spec.PodName, r.Spec.ServiceAccountName, string(r.Spec.NodeName), r.Spec.SignerName, state, labelsCell(r.Spec.UnverifiedUserAnnotations)}
 		},
 	}.row()
 }

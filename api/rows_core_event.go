@@ -2,12 +2,13 @@ package api
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -18,14 +19,16 @@ func eventRow() *Resource {
 	doc := corev1.Event{}.SwaggerDoc()
 	return kind[*corev1.Event]{
 		GroupVersion: corev1.SchemeGroupVersion, Plural: "events", Short: []string{"ev"}, Namespaced: true,
+		// The older API takes what a path can hold; the newer one judges for itself.
+		Name: pathSegment, FreeFinalizers: true,
 		List:                &corev1.EventList{},
 		AllowCreateOnUpdate: true,
 		Validate:            validateEvent,
-		ValidateUpdate:      validateEventUpdate,
 		Versions: []Version{{
 			Group: "events.k8s.io", Version: "v1", Kind: "Event",
 			New:         func() Object { return &eventsv1.Event{} },
 			NewList:     func() runtime.Object { return &eventsv1.EventList{} },
+			Strict:      validateStrictEvent,
 			ToStorage:   eventToCore,
 			FromStorage: eventFromCore,
 			FieldNames: map[string]string{
@@ -45,7 +48,7 @@ func eventRow() *Resource {
 			column("Message", "string", doc["message"]),
 			wideColumn("First Seen", "string", doc["firstTimestamp"]),
 			wideColumn("Count", "string", doc["count"]),
-			wideColumn("Name", nameColumn.Type, nameColumn.Description)),
+			metav1.TableColumnDefinition{Name: "Name", Type: "string", Format: "name", Priority: 1, Description: metaDoc["name"]}),
 		Cells:  eventCells,
 		Fields: eventFields,
 	}.row()
@@ -100,7 +103,7 @@ func validateEvent(e *corev1.Event) field.ErrorList {
 	if e.EventTime.IsZero() { // written by the older API, which asks for nothing more
 		return errs
 	}
-	errs = append(errs, named(e.ReportingController, func(s string, _ bool) []string { return validation.IsQualifiedName(s) }, field.NewPath("reportingController"))...)
+	errs = append(errs, requiredQualified(e.ReportingController, field.NewPath("reportingComponent"))...)
 	errs = append(errs, requiredWithin(e.ReportingInstance, field.NewPath("reportingInstance"))...)
 	errs = append(errs, requiredWithin(e.Action, field.NewPath("action"))...)
 	errs = append(errs, requiredWithin(e.Reason, field.NewPath("reason"))...)
@@ -108,6 +111,11 @@ func validateEvent(e *corev1.Event) field.ErrorList {
 		errs = append(errs, field.Invalid(field.NewPath("message"), "", fmt.Sprintf("can have at most %d characters", maxEventNote)))
 	}
 	return errs
+}
+
+// requiredQualified says both of a name that is not there.
+func requiredQualified(name string, at *field.Path) field.ErrorList {
+	return append(required(name, at), invalidEach(name, at, validation.IsQualifiedName(name))...)
 }
 
 func requiredWithin(s string, at *field.Path) field.ErrorList {
@@ -122,37 +130,81 @@ func requiredWithin(s string, at *field.Path) field.ErrorList {
 func validateEventPlace(e *corev1.Event) field.ErrorList {
 	about := e.InvolvedObject.Namespace
 	at := field.NewPath("involvedObject", "namespace")
-	if about == "" {
-		if !e.EventTime.IsZero() && !slices.Contains([]string{"default", "kube-system"}, e.Namespace) {
-			return field.ErrorList{field.Invalid(at, about, "does not match event.namespace")}
-		}
-		return nil
+	var ok bool
+	switch old := e.EventTime.IsZero(); {
+	case about == "" && old:
+		ok = e.Namespace == "" || e.Namespace == metav1.NamespaceDefault
+	case about == "":
+		ok = e.Namespace == metav1.NamespaceDefault || e.Namespace == metav1.NamespaceSystem
+	case old:
+		ok = e.Namespace == about
+	default:
+		ok = true
 	}
-	if about != e.Namespace && e.InvolvedObject.Kind != "Node" && e.InvolvedObject.Kind != "Namespace" {
+	if !ok {
 		return field.ErrorList{field.Invalid(at, about, "does not match event.namespace")}
 	}
 	return nil
 }
 
-// validateEventUpdate: of an event of the newer API only the series goes on.
-func validateEventUpdate(e, old *corev1.Event) field.ErrorList {
-	if old.EventTime.IsZero() {
-		return nil
+// validateStrictEvent is what the newer API asks for on top: no field of the
+// older one, and of an event that is there only the series goes on.
+func validateStrictEvent(obj, before Object) field.ErrorList {
+	e := obj.(*corev1.Event)
+	if before == nil {
+		return append(validateNewEvent(e), validateEventSeries(e)...)
 	}
+	old := before.(*corev1.Event)
 	var errs field.ErrorList
+	if !equality.Semantic.DeepEqual(e.Series, old.Series) {
+		errs = validateEventSeries(e)
+	}
 	for _, f := range []struct {
 		name     string
 		now, was any
 	}{
-		{"involvedObject", e.InvolvedObject, old.InvolvedObject},
-		{"reason", e.Reason, old.Reason}, {"type", e.Type, old.Type}, {"action", e.Action, old.Action},
+		{"involvedObject", e.InvolvedObject, old.InvolvedObject}, {"reason", e.Reason, old.Reason}, {"message", e.Message, old.Message},
+		{"source", e.Source, old.Source}, {"firstTimestamp", e.FirstTimestamp, old.FirstTimestamp},
+		{"lastTimestamp", e.LastTimestamp, old.LastTimestamp}, {"count", e.Count, old.Count}, {"type", e.Type, old.Type},
+		{"action", e.Action, old.Action}, {"related", e.Related, old.Related},
 		{"reportingController", e.ReportingController, old.ReportingController},
 		{"reportingInstance", e.ReportingInstance, old.ReportingInstance},
 	} {
 		errs = append(errs, immutable(f.now, f.was, field.NewPath(f.name))...)
 	}
-	if !e.EventTime.Equal(&old.EventTime) {
-		errs = append(errs, immutable(e.EventTime.String(), old.EventTime.String(), field.NewPath("eventTime"))...)
+	if now, was := e.EventTime.Truncate(time.Microsecond), old.EventTime.Truncate(time.Microsecond); !now.Equal(was) {
+		errs = append(errs, immutable(e.EventTime, old.EventTime, field.NewPath("eventTime"))...)
+	}
+	return errs
+}
+
+func validateNewEvent(e *corev1.Event) field.ErrorList {
+	errs := invalidEach(e.Name, metaPath.Child("name"), subdomain(e.Name, false))
+	if e.EventTime.IsZero() {
+		errs = append(errs, field.Required(field.NewPath("eventTime"), ""))
+	}
+	if e.Type != corev1.EventTypeNormal && e.Type != corev1.EventTypeWarning {
+		errs = append(errs, field.Invalid(field.NewPath("type"), "", "has invalid value: "+e.Type))
+	}
+	for name, set := range inOrder(map[string]bool{"firstTimestamp": !e.FirstTimestamp.IsZero(), "lastTimestamp": !e.LastTimestamp.IsZero(),
+		"count": e.Count != 0, "source": e.Source != (corev1.EventSource{})}) {
+		if set {
+			errs = append(errs, field.Invalid(field.NewPath(name), "", "needs to be unset"))
+		}
+	}
+	return errs
+}
+
+func validateEventSeries(e *corev1.Event) field.ErrorList {
+	if e.Series == nil {
+		return nil
+	}
+	var errs field.ErrorList
+	if e.Series.Count < 2 {
+		errs = append(errs, field.Invalid(field.NewPath("series.count"), "", "should be at least 2"))
+	}
+	if e.Series.LastObservedTime.IsZero() {
+		errs = append(errs, field.Required(field.NewPath("series.lastObservedTime"), ""))
 	}
 	return errs
 }

@@ -19,8 +19,9 @@ func nodeRow() *Resource {
 	info := corev1.NodeSystemInfo{}.SwaggerDoc()
 	return kind[*corev1.Node]{
 		GroupVersion: corev1.SchemeGroupVersion, Plural: "nodes", Short: []string{"no"},
-		List:   &corev1.NodeList{},
-		Status: true, StatusOnCreate: true,
+		List:     &corev1.NodeList{},
+		Warnings: warnNode,
+		Status:   true, StatusOnCreate: true,
 		Default:        func(n *corev1.Node) { defaultNode(n) },
 		Validate:       validateNode,
 		ValidateUpdate: validateNodeUpdate,
@@ -62,7 +63,15 @@ func nodeCells(n *corev1.Node, now time.Time) []any {
 	i := n.Status.NodeInfo
 	return []any{n.Name, nodeState(n), joinOr(nodeRoles(n), none), age(n, now), i.KubeletVersion,
 		nodeAddress(n, corev1.NodeInternalIP), nodeAddress(n, corev1.NodeExternalIP),
-		or(i.OSImage, unknown), or(i.KernelVersion, unknown), or(i.ContainerRuntimeVersion, unknown)}
+		or(i.OSImage, unknown), kernelCell(&i), or(i.ContainerRuntimeVersion, unknown)}
+}
+
+// kernelCell is the kernel's version, and the architecture where it is known.
+func kernelCell(i *corev1.NodeSystemInfo) string {
+	if i.Architecture == "" {
+		return or(i.KernelVersion, unknown)
+	}
+	return or(i.KernelVersion, unknown) + " (" + i.Architecture + ")"
 }
 
 func nodeState(n *corev1.Node) string {

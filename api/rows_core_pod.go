@@ -28,7 +28,7 @@ func podRow() *Resource {
 		ValidateUpdate: validatePodUpdate,
 		PrepareStatus:  preparePodStatus,
 		ValidateStatus: validatePodStatus,
-		Warnings:       templateWarnings(specPath, func(p *corev1.Pod) *corev1.PodSpec { return &p.Spec }),
+		Warnings:       warnPod,
 		Graceful:       podGrace,
 		Subresources: []Subresource{
 			endpoint("ephemeralcontainers", objectVerbs, prepareEphemeral, validateEphemeralUpdate),
@@ -75,6 +75,7 @@ func podFields(p *corev1.Pod) fields.Set {
 		"status.phase":             string(p.Status.Phase),
 		"status.podIP":             ip,
 		"status.nominatedNodeName": p.Status.NominatedNodeName,
+		"status.podIPs":            "", // may be named, and is never known
 	}
 }
 

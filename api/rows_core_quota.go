@@ -67,9 +67,14 @@ func validateLimitRange(l *corev1.LimitRange) field.ErrorList {
 			name string
 			list corev1.ResourceList
 		}{{"max", i.Max}, {"min", i.Min}, {"default", i.Default}, {"defaultRequest", i.DefaultRequest}, {"maxLimitRequestRatio", i.MaxLimitRequestRatio}} {
-			errs = append(errs, validateResourceList(list.list, limitName(i.Type), at.Child(list.name))...)
-			if i.Type == corev1.LimitTypePod && strings.HasPrefix(list.name, "default") && len(list.list) > 0 {
-				errs = append(errs, field.Forbidden(at.Child(list.name), "may not be specified when `type` is 'Pod'"))
+			if i.Type == corev1.LimitTypePod && strings.HasPrefix(list.name, "default") {
+				if len(list.list) > 0 {
+					errs = append(errs, field.Forbidden(at.Child(list.name), "may not be specified when `type` is 'Pod'"))
+				}
+				continue
+			}
+			for _, n := range sortedNames(list.list) {
+				errs = append(errs, limitName(i.Type)(n, at.Child(list.name).Key(string(n)))...)
 			}
 		}
 		return append(errs, validateLimitOrder(i, at)...)
@@ -127,8 +132,9 @@ func validateRatio(i *corev1.LimitRangeItem, at *field.Path) field.ErrorList {
 func resourceQuotaRow() *Resource {
 	return kind[*corev1.ResourceQuota]{
 		GroupVersion: corev1.SchemeGroupVersion, Plural: "resourcequotas", Short: []string{"quota"}, Namespaced: true,
-		List:   &corev1.ResourceQuotaList{},
-		Status: true,
+		List:     &corev1.ResourceQuotaList{},
+		Warnings: warnQuota,
+		Status:   true,
 		Default: func(q *corev1.ResourceQuota) {
 			roundUp(q.Spec.Hard)
 			roundUp(q.Status.Hard)

@@ -16,6 +16,7 @@ func secretRow() *Resource {
 	return kind[*corev1.Secret]{
 		GroupVersion: corev1.SchemeGroupVersion, Plural: "secrets", Namespaced: true,
 		List:           &corev1.SecretList{},
+		Warnings:       warnSecret,
 		Default:        defaultSecret,
 		Validate:       validateSecret,
 		ValidateUpdate: validateSecretUpdate,
@@ -113,16 +114,11 @@ func validateSecretUpdate(s, old *corev1.Secret) field.ErrorList {
 func serviceAccountRow() *Resource {
 	return kind[*corev1.ServiceAccount]{
 		GroupVersion: corev1.SchemeGroupVersion, Plural: "serviceaccounts", Short: []string{"sa"}, Namespaced: true,
-		List: &corev1.ServiceAccountList{},
+		List:     &corev1.ServiceAccountList{},
+		Warnings: warnServiceAccount,
 		Subresources: []Subresource{{
 			Name: "token", Verbs: []string{"create"},
 			Kind: schema.GroupVersionKind{Group: "authentication.k8s.io", Version: "v1", Kind: "TokenRequest"},
 		}},
-		Columns: columns(nameColumn,
-			column("Secrets", "string", corev1.ServiceAccount{}.SwaggerDoc()["secrets"]),
-			ageColumn),
-		Cells: func(s *corev1.ServiceAccount, now time.Time) []any {
-			return []any{s.Name, int64(len(s.Secrets)), age(s, now)}
-		},
 	}.row()
 }

@@ -14,9 +14,10 @@ func serviceRow() *Resource {
 	doc := corev1.ServiceSpec{}.SwaggerDoc()
 	return kind[*corev1.Service]{
 		GroupVersion: corev1.SchemeGroupVersion, Plural: "services", Short: []string{"svc"}, Categories: []string{"all"}, Namespaced: true,
-		List:   &corev1.ServiceList{},
-		Name:   dns1035Label,
-		Status: true,
+		List:     &corev1.ServiceList{},
+		Warnings: warnService,
+		Name:     dns1035Label,
+		Status:   true,
 
 		Default:        defaultService,
 		PrepareCreate:  normaliseClusterIPs,
@@ -91,9 +92,7 @@ func endpointsRow() *Resource {
 		Cells: func(e *corev1.Endpoints, now time.Time) []any {
 			return []any{e.Name, endpointsCell(e), age(e, now)}
 		},
-		Warnings: func(_, _ *corev1.Endpoints) []string {
-			return []string{"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"}
-		},
+		Warnings: warnEndpoints,
 	}.row()
 }
 
@@ -102,13 +101,18 @@ const maxEndpointsShown = 3
 // endpointsCell shows the first addresses with their ports, and how many more
 // there are.
 func endpointsCell(e *corev1.Endpoints) string {
+	if len(e.Subsets) == 0 {
+		return none
+	}
 	var all []string
 	for _, s := range e.Subsets {
 		for _, a := range s.Addresses {
 			if len(s.Ports) == 0 {
 				all = append(all, a.IP)
 			}
-			for _, p := range s.Ports {
+		}
+		for _, p := range s.Ports {
+			for _, a := range s.Addresses {
 				all = append(all, hostPort(a.IP, p.Port))
 			}
 		}
@@ -116,7 +120,7 @@ func endpointsCell(e *corev1.Endpoints) string {
 	if more := len(all) - maxEndpointsShown; more > 0 {
 		return strings.Join(all[:maxEndpointsShown], ",") + " + " + strconv.Itoa(more) + " more..."
 	}
-	return joinOr(all, none)
+	return strings.Join(all, ",")
 }
 
 func hostPort(ip string, port int32) string {

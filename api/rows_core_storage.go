@@ -9,9 +9,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/diff"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/utils/ptr"
 )
@@ -20,8 +20,9 @@ func persistentVolumeRow() *Resource {
 	doc := corev1.PersistentVolumeSpec{}.SwaggerDoc()
 	return kind[*corev1.PersistentVolume]{
 		GroupVersion: corev1.SchemeGroupVersion, Plural: "persistentvolumes", Short: []string{"pv"},
-		List:   &corev1.PersistentVolumeList{},
-		Status: true,
+		List:     &corev1.PersistentVolumeList{},
+		Warnings: warnVolume,
+		Status:   true,
 
 		Default: defaultPersistentVolume,
 		PrepareCreate: func(v *corev1.PersistentVolume) {
@@ -42,8 +43,7 @@ func persistentVolumeRow() *Resource {
 			column("Reason", "string", corev1.PersistentVolumeStatus{}.SwaggerDoc()["reason"]),
 			ageColumn,
 			wideColumn("VolumeMode", "string", doc["volumeMode"])),
-		Cells:  persistentVolumeCells,
-		Fields: func(v *corev1.PersistentVolume) fields.Set { return fields.Set{"name": v.Name} },
+		Cells: persistentVolumeCells,
 		Indexes: map[string]func(*corev1.PersistentVolume) []string{"claim": func(v *corev1.PersistentVolume) []string {
 			if r := v.Spec.ClaimRef; r != nil {
 				return []string{r.Namespace + "/" + r.Name}
@@ -125,15 +125,16 @@ func validatePersistentVolume(v *corev1.PersistentVolume) field.ErrorList {
 	errs := slices.Concat(
 		validateAccessModes(s.AccessModes, at.Child("accessModes")),
 		validateCapacity(s.Capacity, at.Child("capacity")),
-		exactlyOne(s.PersistentVolumeSource, "volume type", at),
-		validateCommonSource(&s.PersistentVolumeSource, at),
-		validateVolumeOnly(&s.PersistentVolumeSource, at),
+		validatePersistentSource(v, at),
 		oneOf(s.PersistentVolumeReclaimPolicy, at.Child("persistentVolumeReclaimPolicy"),
 			corev1.PersistentVolumeReclaimDelete, corev1.PersistentVolumeReclaimRecycle, corev1.PersistentVolumeReclaimRetain),
 		optionally(s.StorageClassName, dnsName, at.Child("storageClassName")),
 	)
 	if m := s.VolumeMode; m != nil {
 		errs = append(errs, oneOf(*m, at.Child("volumeMode"), corev1.PersistentVolumeBlock, corev1.PersistentVolumeFilesystem)...)
+	}
+	if n := s.VolumeAttributesClassName; n != nil {
+		errs = append(errs, validateVolumeClass(*n, s.CSI != nil, at)...)
 	}
 	if s.HostPath != nil && s.HostPath.Path == "/" && s.PersistentVolumeReclaimPolicy == corev1.PersistentVolumeReclaimRecycle {
 		errs = append(errs, field.Forbidden(at.Child("persistentVolumeReclaimPolicy"), "may not be 'recycle' for a hostPath mount of '/'"))
@@ -144,24 +145,70 @@ func validatePersistentVolume(v *corev1.PersistentVolume) field.ErrorList {
 		}
 		return append(errs, validateNodeSelector(a.Required, at.Child("nodeAffinity", "required"))...)
 	}
-	if s.Local != nil {
+	if s.Local != nil && sources(s.PersistentVolumeSource, persistentOrder)[0] == "local" {
 		errs = append(errs, field.Required(at.Child("nodeAffinity"), "Local volume requires node affinity"))
 	}
 	return errs
 }
 
+// validateVolumeClass: only CSI drivers know classes of attributes.
+func validateVolumeClass(name string, csi bool, at *field.Path) field.ErrorList {
+	errs := named(name, subdomain, at.Child("volumeAttributesClassName"))
+	if !csi {
+		errs = append(errs, field.Required(at.Child("csi"), "has to be specified when using volumeAttributesClassName"))
+	}
+	return errs
+}
+
+func validatePersistentSource(v *corev1.PersistentVolume, at *field.Path) field.ErrorList {
+	s := v.Spec.PersistentVolumeSource
+	errs := exactlyOne(&s, persistentOrder, "volume type", at)
+	errs = slices.Concat(errs, validateCommonSource(&s, at), validateVolumeOnly(&s, at), validateVolumeSecrets(&s, at))
+	if i := s.ISCSI; i != nil && i.InitiatorName != nil && len(v.Name)+1+len(i.TargetPortal) > maxTargetName {
+		errs = append(errs, field.Invalid(at.Child("iscsi", "targetportal"), i.TargetPortal,
+			"Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified."))
+	}
+	return errs
+}
+
+// validateVolumeSecrets: the references to secrets of any namespace.
+func validateVolumeSecrets(s *corev1.PersistentVolumeSource, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if c := s.CSI; c != nil {
+		for name, ref := range inOrder(map[string]*corev1.SecretReference{"controllerPublishSecretRef": c.ControllerPublishSecretRef,
+			"controllerExpandSecretRef": c.ControllerExpandSecretRef, "nodePublishSecretRef": c.NodePublishSecretRef, "nodeExpandSecretRef": c.NodeExpandSecretRef}) {
+			if ref != nil {
+				at := at.Child("csi", name)
+				errs = slices.Concat(errs, named(ref.Name, subdomain, at.Child("name")), named(ref.Namespace, dnsLabel, at.Child("namespace")))
+			}
+		}
+	}
+	if c := s.Cinder; c != nil && c.SecretRef != nil {
+		errs = append(errs, need(at.Child("cinder", "secretRef"), "name", c.SecretRef.Name, "namespace", c.SecretRef.Namespace)...)
+	}
+	if c := s.StorageOS; c != nil && c.SecretRef != nil {
+		errs = append(errs, need(at.Child("storageos", "secretRef"), "name", c.SecretRef.Name, "namespace", c.SecretRef.Namespace)...)
+	}
+	if c := s.ISCSI; c != nil && c.SecretRef != nil {
+		errs = append(errs, need(at.Child("iscsi", "secretRef"), "name", c.SecretRef.Name)...)
+	}
+	return errs
+}
+
 func validateCapacity(list corev1.ResourceList, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
 	if len(list) == 0 {
-		return field.ErrorList{field.Required(at, "")}
+		errs = append(errs, field.Required(at, ""))
 	}
-	size, ok := list[corev1.ResourceStorage]
-	if !ok || len(list) > 1 {
-		return field.ErrorList{field.NotSupported(at, list, []corev1.ResourceName{corev1.ResourceStorage})}
+	if _, ok := list[corev1.ResourceStorage]; !ok || len(list) > 1 {
+		errs = append(errs, field.NotSupported(at, list, []corev1.ResourceName{corev1.ResourceStorage}))
 	}
-	if size.Sign() <= 0 {
-		return field.ErrorList{field.Invalid(at.Key(string(corev1.ResourceStorage)), size.String(), "must be greater than zero")}
+	for _, name := range sortedNames(list) {
+		if size := list[name]; size.Sign() <= 0 {
+			errs = append(errs, field.Invalid(at.Key(string(name)), size.String(), "must be greater than zero"))
+		}
 	}
-	return nil
+	return errs
 }
 
 // validateVolumeOnly: the sources whose type is a persistent volume's alone.
@@ -176,12 +223,17 @@ func validateVolumeOnly(s *corev1.PersistentVolumeSource, at *field.Path) field.
 	}
 	if s.Glusterfs != nil {
 		errs = append(errs, need(at.Child("glusterfs"), "endpoints", s.Glusterfs.EndpointsName, "path", s.Glusterfs.Path)...)
+		if ns := s.Glusterfs.EndpointsNamespace; ns != nil {
+			errs = append(errs, invalidEach(*ns, at.Child("glusterfs", "endpointsNamespace"), dnsLabel(*ns, false))...)
+		}
 	}
 	if s.RBD != nil {
 		errs = append(errs, validateRBD(s.RBD.CephMonitors, s.RBD.RBDImage, at.Child("rbd"))...)
 	}
 	if s.ISCSI != nil {
-		errs = append(errs, validateISCSI(s.ISCSI.TargetPortal, s.ISCSI.IQN, s.ISCSI.Lun, at.Child("iscsi"))...)
+		errs = append(errs, validateISCSI(&corev1.ISCSIVolumeSource{TargetPortal: s.ISCSI.TargetPortal, IQN: s.ISCSI.IQN, Lun: s.ISCSI.Lun,
+			DiscoveryCHAPAuth: s.ISCSI.DiscoveryCHAPAuth, SessionCHAPAuth: s.ISCSI.SessionCHAPAuth, InitiatorName: s.ISCSI.InitiatorName,
+			SecretRef: referenceTo(s.ISCSI.SecretRef)}, at.Child("iscsi"))...)
 	}
 	if s.Cinder != nil {
 		errs = append(errs, need(at.Child("cinder"), "volumeID", s.Cinder.VolumeID)...)
@@ -194,15 +246,29 @@ func validateVolumeOnly(s *corev1.PersistentVolumeSource, at *field.Path) field.
 	}
 	if s.AzureFile != nil {
 		errs = append(errs, need(at.Child("azureFile"), "secretName", s.AzureFile.SecretName, "shareName", s.AzureFile.ShareName)...)
+		if ns := s.AzureFile.SecretNamespace; ns != nil {
+			errs = append(errs, need(at.Child("azureFile"), "secretNamespace", *ns)...)
+		}
 	}
 	if s.ScaleIO != nil {
 		errs = append(errs, need(at.Child("scaleIO"), "gateway", s.ScaleIO.Gateway, "system", s.ScaleIO.System, "volumeName", s.ScaleIO.VolumeName)...)
+	}
+	if s.StorageOS != nil {
+		errs = append(errs, validateStorageOS(s.StorageOS.VolumeName, s.StorageOS.VolumeNamespace, at.Child("storageos"))...)
 	}
 	if s.CSI != nil {
 		errs = append(errs, validateDriverName(s.CSI.Driver, at.Child("csi", "driver"))...)
 		errs = append(errs, need(at.Child("csi"), "volumeHandle", s.CSI.VolumeHandle)...)
 	}
 	return errs
+}
+
+// referenceTo is a reference without its namespace.
+func referenceTo(r *corev1.SecretReference) *corev1.LocalObjectReference {
+	if r == nil {
+		return nil
+	}
+	return &corev1.LocalObjectReference{Name: r.Name}
 }
 
 func validatePersistentVolumeUpdate(v, old *corev1.PersistentVolume) field.ErrorList {
@@ -231,11 +297,12 @@ func claimRow() *Resource {
 	doc := corev1.PersistentVolumeClaimSpec{}.SwaggerDoc()
 	return kind[*corev1.PersistentVolumeClaim]{
 		GroupVersion: corev1.SchemeGroupVersion, Plural: "persistentvolumeclaims", Short: []string{"pvc"}, Namespaced: true,
-		List:   &corev1.PersistentVolumeClaimList{},
-		Status: true,
+		List:     &corev1.PersistentVolumeClaimList{},
+		Warnings: warnClaim,
+		Status:   true,
 
 		Default:        defaultClaim,
-		PrepareCreate:  func(c *corev1.PersistentVolumeClaim) { c.Status.Phase = corev1.ClaimPending },
+		PrepareCreate:  prepareClaim,
 		Validate:       func(c *corev1.PersistentVolumeClaim) field.ErrorList { return validateClaimSpec(&c.Spec, specPath) },
 		ValidateUpdate: validateClaimUpdate,
 		Columns: columns(nameColumn,
@@ -247,8 +314,7 @@ func claimRow() *Resource {
 			column("VolumeAttributesClass", "string", doc["volumeAttributesClassName"]),
 			ageColumn,
 			wideColumn("VolumeMode", "string", doc["volumeMode"])),
-		Cells:  claimCells,
-		Fields: func(c *corev1.PersistentVolumeClaim) fields.Set { return fields.Set{"name": c.Name} },
+		Cells: claimCells,
 		Indexes: map[string]func(*corev1.PersistentVolumeClaim) []string{
 			"volume": func(c *corev1.PersistentVolumeClaim) []string { return []string{c.Spec.VolumeName} }},
 	}.row()
@@ -256,6 +322,25 @@ func claimRow() *Resource {
 
 // defaultClaim also keeps the two ways of naming a data source in step
 // (KEP 1495), save for a source in another namespace.
+// prepareClaim drops what a claim cannot be made from: a source in another
+// namespace (CrossNamespaceVolumeDataSource is off), and in the older of the two
+// fields whatever is neither a claim nor a snapshot.
+func prepareClaim(c *corev1.PersistentVolumeClaim) {
+	c.Status.Phase = corev1.ClaimPending
+	s := &c.Spec
+	if r := s.DataSourceRef; r != nil && deref(r.Namespace, "") != "" {
+		s.DataSourceRef = nil
+	}
+	d := s.DataSource
+	if d == nil || s.DataSourceRef != nil {
+		return
+	}
+	group := deref(d.APIGroup, "")
+	if !(group == "" && d.Kind == "PersistentVolumeClaim") && !(group == "snapshot.storage.k8s.io" && d.Kind == "VolumeSnapshot") {
+		s.DataSource = nil
+	}
+}
+
 func defaultClaim(c *corev1.PersistentVolumeClaim) {
 	empty(&c.Status.Phase, corev1.ClaimPending)
 	unset(&c.Spec.VolumeMode, corev1.PersistentVolumeFilesystem)
@@ -379,7 +464,12 @@ func validateDataSources(s *corev1.PersistentVolumeClaimSpec, at *field.Path) fi
 		return errs
 	}
 	errs = append(errs, validateDataSource(r.APIGroup, r.Kind, r.Name, at.Child("dataSourceRef"))...)
-	if d := s.DataSource; d != nil && r.Namespace == nil && (d.Kind != r.Kind || d.Name != r.Name || deref(d.APIGroup, "") != deref(r.APIGroup, "")) {
+	errs = append(errs, optionally(deref(r.Namespace, ""), validation.IsDNS1123Label, at.Child("dataSourceRef", "namespace"))...)
+	switch d := s.DataSource; {
+	case d == nil:
+	case deref(r.Namespace, "") != "":
+		errs = append(errs, field.Invalid(at, at.Child("dataSource").String(), "may not be specified when dataSourceRef.namespace is specified"))
+	case (d.Kind != r.Kind || d.Name != r.Name || deref(d.APIGroup, "") != deref(r.APIGroup, "")):
 		errs = append(errs, field.Invalid(at, at.Child("dataSource").String(), "must match dataSourceRef"))
 	}
 	return errs
@@ -387,8 +477,8 @@ func validateDataSources(s *corev1.PersistentVolumeClaimSpec, at *field.Path) fi
 
 func validateDataSource(group *string, kind, name string, at *field.Path) field.ErrorList {
 	errs := need(at, "name", name, "kind", kind)
-	if deref(group, "") == "" && kind != "" && kind != "PersistentVolumeClaim" {
+	if deref(group, "") == "" && kind != "PersistentVolumeClaim" {
 		errs = append(errs, field.Invalid(at, kind, "must be 'PersistentVolumeClaim' when referencing the default apiGroup"))
 	}
-	return errs
+	return append(errs, optionally(deref(group, ""), validation.IsDNS1123Subdomain, at.Child("apiGroup"))...)
 }

@@ -18,6 +18,7 @@ func podTemplateRow() *Resource {
 		List:       &corev1.PodTemplateList{},
 		Generation: true,
 		Default:    func(t *corev1.PodTemplate) { DefaultPodSpec(&t.Template.Spec) },
+		Warnings:   templateWarnings(field.NewPath("template"), func(t *corev1.PodTemplate) *corev1.PodTemplateSpec { return &t.Template }),
 		Validate: func(t *corev1.PodTemplate) field.ErrorList {
 			return ValidatePodTemplateSpec(&t.Template, field.NewPath("template"))
 		},
@@ -42,6 +43,7 @@ func replicationControllerRow() *Resource {
 		DefaultPropagation: metav1.DeletePropagationOrphan,
 		Default:            defaultReplicationController,
 		Validate:           validateReplicationController,
+		Warnings:           namedTemplateWarnings(specPath.Child("template"), func(r *corev1.ReplicationController) *corev1.PodTemplateSpec { return r.Spec.Template }),
 		ValidateStatus:     validateReplicationStatus,
 		Subresources:       []Subresource{scaleEndpoint(replicationScale, func(r *corev1.ReplicationController, n int32) { r.Spec.Replicas = &n })},
 		Columns: columns(nameColumn,

@@ -33,6 +33,7 @@ func endpointSliceRow() *Resource {
 	return kind[*discoveryv1.EndpointSlice]{
 		GroupVersion: discoveryv1.SchemeGroupVersion, Plural: "endpointslices", Namespaced: true,
 		List:          &discoveryv1.EndpointSliceList{},
+		Warnings:      warnEndpointSlice,
 		Generation:    true,
 		Default:       defaultEndpointSlice,
 		PrepareUpdate: prepareEndpointSliceUpdate,
@@ -216,11 +217,8 @@ func sliceEndpointsCell(endpoints []discoveryv1.Endpoint) string {
 // firstFew shows three values and the number of the rest.
 func firstFew(list []string) string {
 	const few = 3
-	switch {
-	case len(list) == 0:
-		return "<unset>"
-	case len(list) > few:
+	if len(list) > few {
 		return fmt.Sprintf("%s + %d more...", strings.Join(list[:few], ","), len(list)-few)
 	}
-	return strings.Join(list, ",")
+	return or(strings.Join(list, ","), "<unset>")
 }

@@ -213,9 +213,9 @@ func priorityLevelRow() *Resource {
 		Cells: func(p *flowcontrolv1.PriorityLevelConfiguration, now time.Time) []any {
 			shares, queues, hand, length := any(none), any(none), any(none), any(none)
 			if l := p.Spec.Limited; l != nil {
-				shares = fmt.Sprint(deref(l.NominalConcurrencyShares, 0))
+				shares = deref(l.NominalConcurrencyShares, 0)
 				if q := l.LimitResponse.Queuing; q != nil {
-					queues, hand, length = fmt.Sprint(q.Queues), fmt.Sprint(q.HandSize), fmt.Sprint(q.QueueLengthLimit)
+					queues, hand, length = q.Queues, q.HandSize, q.QueueLengthLimit
 				}
 			}
 			return []any{p.Name, string(p.Spec.Type), shares, queues, hand, length, age(p, now)}

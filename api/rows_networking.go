@@ -10,7 +10,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -22,6 +21,7 @@ func networkPolicyRow() *Resource {
 	return kind[*networkingv1.NetworkPolicy]{
 		GroupVersion: networkingv1.SchemeGroupVersion, Plural: "networkpolicies", Short: []string{"netpol"}, Namespaced: true,
 		List:       &networkingv1.NetworkPolicyList{},
+		Warnings:   warnNetworkPolicy,
 		Generation: true,
 		Default:    defaultNetworkPolicy,
 		Validate:   validateNetworkPolicy,
@@ -60,8 +60,9 @@ func ingressRow() *Resource {
 	spec := networkingv1.IngressSpec{}.SwaggerDoc()
 	return kind[*networkingv1.Ingress]{
 		GroupVersion: networkingv1.SchemeGroupVersion, Plural: "ingresses", Short: []string{"ing"}, Namespaced: true,
-		List:   &networkingv1.IngressList{},
-		Status: true, Generation: true,
+		List:     &networkingv1.IngressList{},
+		Warnings: warnIngress,
+		Status:   true, Generation: true,
 		Validate:       validateIngress,
 		ValidateStatus: validateIngressStatus,
 		Columns: columns(nameColumn,
@@ -159,20 +160,14 @@ func ipAddressRow() *Resource {
 			return immutable(a.Spec.ParentRef, old.Spec.ParentRef, specPath.Child("parentRef"))
 		},
 		Columns: columns(nameColumn,
-			column("ParentRef", "string", networkingv1.IPAddressSpec{}.SwaggerDoc()["parentRef"]),
-			ageColumn),
-		Cells: func(a *networkingv1.IPAddress, now time.Time) []any {
+			column("ParentRef", "string", networkingv1.IPAddressSpec{}.SwaggerDoc()["parentRef"])),
+		Cells: func(a *networkingv1.IPAddress, _ time.Time) []any {
 			parent := none
 			if p := a.Spec.ParentRef; p != nil {
 				gr := metav1.GroupResource{Group: p.Group, Resource: p.Resource}
 				parent = strings.ToLower(gr.String()) + "/" + strings.TrimPrefix(p.Namespace+"/"+p.Name, "/")
 			}
-			return []any{a.Name, parent, age(a, now)}
-		},
-		Fields: func(a *networkingv1.IPAddress) fields.Set {
-			p := deref(a.Spec.ParentRef, networkingv1.ParentReference{})
-			return fields.Set{"spec.parentRef.group": p.Group, "spec.parentRef.resource": p.Resource,
-				"spec.parentRef.namespace": p.Namespace, "spec.parentRef.name": p.Name}
+			return []any{a.Name, parent}
 		},
 	}.row()
 }

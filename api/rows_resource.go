@@ -34,6 +34,7 @@ func deviceClassRow() *Resource {
 }
 
 func deviceTaintRuleRow() *Resource {
+	taint := resourcev1.DeviceTaint{}.SwaggerDoc()
 	return kind[*resourcev1.DeviceTaintRule]{
 		GroupVersion: resourcev1.SchemeGroupVersion, Plural: "devicetaintrules",
 		List:   &resourcev1.DeviceTaintRuleList{},
@@ -44,6 +45,19 @@ func deviceTaintRuleRow() *Resource {
 			errs = append(errs, optionally(t.Value, validation.IsValidLabelValue, at.Child("value"))...)
 			return append(errs, requiredOneOf(t.Effect, at.Child("effect"),
 				resourcev1.DeviceTaintEffectNoExecute, resourcev1.DeviceTaintEffectNoSchedule, resourcev1.DeviceTaintEffectNone)...)
+		},
+		Columns: columns(nameColumn,
+			column("Key", "string", taint["key"]),
+			column("Value", "string", taint["value"]),
+			column("Effect", "string", taint["effect"]),
+			column("TimeAdded", "string", taint["timeAdded"]),
+			ageColumn),
+		Cells: func(r *resourcev1.DeviceTaintRule, now time.Time) []any {
+			t, added := r.Spec.Taint, ""
+			if t.TimeAdded != nil {
+				added = ageOf(t.TimeAdded.Time, now)
+			}
+			return []any{r.Name, t.Key, t.Value, string(t.Effect), added, age(r, now)}
 		},
 	}.row()
 }
@@ -270,6 +284,7 @@ func resourceSliceRow() *Resource {
 	return kind[*resourcev1.ResourceSlice]{
 		GroupVersion: resourcev1.SchemeGroupVersion, Plural: "resourceslices",
 		List:       &resourcev1.ResourceSliceList{},
+		Warnings:   warnResourceSlice,
 		Generation: true,
 		Validate:   validateResourceSlice,
 		ValidateUpdate: func(s, old *resourcev1.ResourceSlice) field.ErrorList {
@@ -286,7 +301,7 @@ func resourceSliceRow() *Resource {
 			column("Pool", "string", resourcev1.ResourcePool{}.SwaggerDoc()["name"]),
 			ageColumn),
 		Cells: func(s *resourcev1.ResourceSlice, now time.Time) []any {
-			return []any{s.Name, deref(s.Spec.NodeName, "<unset>"), s.Spec.Driver, s.Spec.Pool.Name, age(s, now)}
+			return []any{s.Name, deref(s.Spec.NodeName, ""), s.Spec.Driver, s.Spec.Pool.Name, age(s, now)}
 		},
 	}.row()
 }
@@ -346,12 +361,25 @@ func storageVersionMigrationRow() *Resource {
 		ValidateUpdate: func(m, old *storagemigrationv1.StorageVersionMigration) field.ErrorList {
 			return immutable(m.Spec, old.Spec, specPath)
 		},
-		Columns: columns(nameColumn,
+		Columns: columns(column("Name", "string", metaDoc["name"]), // without the format, as published
 			column("Resource", "string", storagemigrationv1.StorageVersionMigrationSpec{}.SwaggerDoc()["resource"]),
-			ageColumn),
-		Cells: func(m *storagemigrationv1.StorageVersionMigration, now time.Time) []any {
+			column("Status", "string", "Whether the migration is running, or how it ended.")),
+		Cells: func(m *storagemigrationv1.StorageVersionMigration, _ time.Time) []any {
 			gr := metav1.GroupResource(m.Spec.Resource)
-			return []any{m.Name, gr.String(), age(m, now)}
+			return []any{m.Name, gr.String(), migrationCell(m)}
 		},
 	}.row()
+}
+
+func migrationCell(m *storagemigrationv1.StorageVersionMigration) string {
+	state := "Unknown"
+	for _, c := range m.Status.Conditions {
+		switch storagemigrationv1.MigrationConditionType(c.Type) {
+		case storagemigrationv1.MigrationRunning, storagemigrationv1.MigrationFailed, storagemigrationv1.MigrationSucceeded:
+			if c.Status == metav1.ConditionTrue {
+				state = c.Type
+			}
+		}
+	}
+	return state
 }

@@ -97,6 +97,7 @@ func runtimeClassRow() *Resource {
 	return kind[*nodev1.RuntimeClass]{
 		GroupVersion: nodev1.SchemeGroupVersion, Plural: "runtimeclasses",
 		List:           &nodev1.RuntimeClassList{},
+		Warnings:       warnRuntimeClass,
 		FreeFinalizers: true,
 		Validate:       validateRuntimeClass,
 		ValidateUpdate: func(c, old *nodev1.RuntimeClass) field.ErrorList {

@@ -11,7 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -37,7 +36,8 @@ func storageClassRow() *Resource {
 	doc := storagev1.StorageClass{}.SwaggerDoc()
 	return kind[*storagev1.StorageClass]{
 		GroupVersion: storagev1.SchemeGroupVersion, Plural: "storageclasses", Short: []string{"sc"},
-		List: &storagev1.StorageClassList{},
+		List:     &storagev1.StorageClassList{},
+		Warnings: warnStorageClass,
 		Default: func(c *storagev1.StorageClass) {
 			unset(&c.ReclaimPolicy, corev1.PersistentVolumeReclaimDelete)
 			unset(&c.VolumeBindingMode, storagev1.VolumeBindingImmediate)
@@ -170,9 +170,8 @@ func volumeAttachmentRow() *Resource {
 		ValidateUpdate: func(a, old *storagev1.VolumeAttachment) field.ErrorList {
 			return immutable(a.Spec, old.Spec, specPath)
 		},
-		Fields: func(a *storagev1.VolumeAttachment) fields.Set { return fields.Set{"spec.nodeName": a.Spec.NodeName} },
 		Columns: columns(nameColumn,
-			column("Attacher", "string", spec["attacher"]),
+			metav1.TableColumnDefinition{Name: "Attacher", Type: "string", Format: "name", Description: spec["attacher"]},
 			column("PV", "string", storagev1.VolumeAttachmentSource{}.SwaggerDoc()["persistentVolumeName"]),
 			column("Node", "string", spec["nodeName"]),
 			column("Attached", "boolean", storagev1.VolumeAttachmentStatus{}.SwaggerDoc()["attached"]),
@@ -203,6 +202,7 @@ func csiDriverRow() *Resource {
 	return kind[*storagev1.CSIDriver]{
 		GroupVersion: storagev1.SchemeGroupVersion, Plural: "csidrivers",
 		List:       &storagev1.CSIDriverList{},
+		Warnings:   warnDriver,
 		Generation: true,
 		Default:    defaultCSIDriver,
 		Validate:   validateCSIDriver,
@@ -223,11 +223,15 @@ func csiDriverRow() *Resource {
 			for _, t := range d.Spec.TokenRequests {
 				audiences = append(audiences, t.Audience)
 			}
+			tokens := "<unset>"
+			if d.Spec.TokenRequests != nil {
+				tokens = strings.Join(audiences, ",")
+			}
 			for _, m := range d.Spec.VolumeLifecycleModes {
 				modes = append(modes, string(m))
 			}
 			return []any{d.Name, deref(d.Spec.AttachRequired, true), deref(d.Spec.PodInfoOnMount, false), deref(d.Spec.StorageCapacity, false),
-				joinOr(audiences, "<unset>"), deref(d.Spec.RequiresRepublish, false), joinOr(modes, none), age(d, now)}
+				tokens, deref(d.Spec.RequiresRepublish, false), or(strings.Join(modes, ","), none), age(d, now)}
 		},
 	}.row()
 }
@@ -321,7 +325,8 @@ func csiStorageCapacityRow() *Resource {
 	doc := storagev1.CSIStorageCapacity{}.SwaggerDoc()
 	return kind[*storagev1.CSIStorageCapacity]{
 		GroupVersion: storagev1.SchemeGroupVersion, Plural: "csistoragecapacities", Namespaced: true,
-		List: &storagev1.CSIStorageCapacityList{},
+		List:     &storagev1.CSIStorageCapacityList{},
+		Warnings: warnStorageCapacity,
 		Validate: func(c *storagev1.CSIStorageCapacity) field.ErrorList {
 			errs := named(c.StorageClassName, subdomain, field.NewPath("storageClassName"))
 			if c.NodeTopology != nil {

@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/apimachinery/pkg/util/uuid"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"proa/api"
 	"proa/apiserver/admission"
@@ -167,10 +168,18 @@ func (e *Endpoint) mutateNew(ctx context.Context, q *Request, ar *admission.Requ
 }
 
 func validateCreate(q Request, obj api.Object) error {
+	var errs field.ErrorList
 	if q.Served.Validate != nil {
-		if errs := q.Served.Validate(obj); len(errs) > 0 {
-			return apierrors.NewInvalid(q.Served.Resource.GVK().GroupKind(), obj.GetName(), errs)
-		}
+		errs = q.Served.Validate(obj)
+	}
+	if q.Served.ValidateNew != nil {
+		errs = append(errs, q.Served.ValidateNew(obj)...)
+	}
+	if as := q.Served.As; as != nil && as.Strict != nil {
+		errs = append(errs, as.Strict(obj, nil)...)
+	}
+	if len(errs) > 0 {
+		return apierrors.NewInvalid(q.Served.Resource.GVK().GroupKind(), obj.GetName(), errs)
 	}
 	if q.Served.Warnings != nil {
 		q.warn(q.Served.Warnings(obj, nil)...)

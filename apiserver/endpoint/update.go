@@ -219,6 +219,11 @@ func (e *Endpoint) mutateNext(ctx context.Context, q Request, ar *admission.Requ
 
 func validateUpdate(q Request, obj, old api.Object) error {
 	whole := q.Subresource == "" || q.Subresource == "scale"
+	if as := q.Served.As; whole && as != nil && as.Strict != nil {
+		if errs := as.Strict(obj, old); len(errs) > 0 {
+			return apierrors.NewInvalid(q.Served.Resource.GVK().GroupKind(), obj.GetName(), errs)
+		}
+	}
 	judge := q.Served.ValidateUpdate
 	if sub := q.Served.Subresource(q.Subresource); sub != nil && !whole {
 		judge = sub.ValidateUpdate
