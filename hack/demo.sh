@@ -5,9 +5,10 @@ cd "$(dirname "$0")/.."
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 
-bin/proa up >bin/demo.log 2>&1 &
+: >bin/demo.log
+bin/proa up >>bin/demo.log 2>&1 &
 pid=$!
-trap 'kill $pid 2>/dev/null; wait $pid 2>/dev/null || true' EXIT
+trap 'kill $pid 2>/dev/null || true; wait $pid 2>/dev/null || true' EXIT
 trap 'say "Stopped; the pods run on. bin/proa up finds them again, bin/proa reset --yes leaves nothing."; exit 0' INT TERM
 
 say "proa up"
