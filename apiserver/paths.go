@@ -20,6 +20,7 @@ import (
 // The version that the API claims: upstream's, marked as ours.
 const (
 	versionMajor, versionMinor = "1", "37"
+	compatibleMinor            = "36" // the oldest that it can work beside
 	gitVersion                 = "v1.37.2+proa"
 )
 
@@ -29,7 +30,7 @@ func Version() version.Info {
 		Major: versionMajor, Minor: versionMinor, GitVersion: gitVersion, GitTreeState: "clean",
 		GoVersion: runtime.Version(), Compiler: runtime.Compiler, Platform: runtime.GOOS + "/" + runtime.GOARCH,
 		EmulationMajor: versionMajor, EmulationMinor: versionMinor,
-		MinCompatibilityMajor: versionMajor, MinCompatibilityMinor: versionMinor,
+		MinCompatibilityMajor: versionMajor, MinCompatibilityMinor: compatibleMinor,
 	}
 }
 

@@ -22,12 +22,13 @@ func withCustom(groups map[schema.GroupVersion][]api.Served) (map[string]definit
 			if s.Schema == nil {
 				continue
 			}
-			own, err := customSchema(s.Schema(gv.Version))
+			text := s.Schema(gv.Version)
+			own, err := customSchema(text)
 			if err != nil {
 				return nil, fmt.Errorf("openapi: schema of %s: %w", s.GVK(), err)
 			}
 			defs[nameOf(s)] = own
-			defs[listNameOf(s)] = definition{v3: customList(s)}
+			defs[listNameOf(s)] = definition{v3: customList(s, text)}
 		}
 	}
 	return defs, nil
@@ -101,13 +102,21 @@ var typeMeta = dict{
 	"kind":       dict{"type": "string", "description": "Kind is a string value representing the REST resource this object represents. Servers may infer this from the endpoint the client submits requests to. Cannot be updated. In CamelCase. More info: https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds"},
 }
 
-func customList(s api.Served) string {
+// selectableFields is what a kind's schema and its list's tell alike.
+const selectableFields = "x-kubernetes-selectable-fields"
+
+func customList(s api.Served, own []byte) string {
 	props := dict{
 		"items":    dict{"type": "array", "items": dict{"$ref": "#/components/schemas/" + nameOf(s)}, "description": "List of " + s.Plural + "."},
 		"metadata": dict{"allOf": []dict{{"$ref": metaSchemas + "ListMeta"}}, "description": "Standard list metadata."},
 	}
 	maps.Copy(props, typeMeta)
-	data, _ := json.Marshal(dict{"type": "object", "required": []string{"items"}, "properties": props,
-		"description": s.GVK().Kind + "List is a list of " + s.GVK().Kind}) // cannot fail: strings and maps
+	list := dict{"type": "object", "required": []string{"items"}, "properties": props,
+		"description": s.GVK().Kind + "List is a list of " + s.GVK().Kind}
+	kind := dict{}
+	if json.Unmarshal(own, &kind) == nil && kind[selectableFields] != nil {
+		list[selectableFields] = kind[selectableFields]
+	}
+	data, _ := json.Marshal(list) // cannot fail: strings and maps
 	return string(data)
 }

@@ -118,7 +118,7 @@ func hashOf(gv schema.GroupVersion, served []api.Served) string {
 }
 
 // format goes up when the way that documents are written changes.
-const format = 2
+const format = 3
 
 func hashAll(groups map[schema.GroupVersion][]api.Served) string {
 	h := sha256.New()

@@ -420,12 +420,22 @@ func checkCustomV2(t *testing.T, d *openapi.Documents) {
 	}
 	var v2 struct {
 		Definitions map[string]spec.Schema
+		Paths       map[string]map[string]json.RawMessage
 	}
 	if err := json.Unmarshal(inflate(t, doc.Gzip), &v2); err != nil {
 		t.Fatal(err)
 	}
 	if _, ok := v2.Definitions["com.example.stable.v1.CronTabList"]; !ok {
 		t.Error("no list")
+	}
+	for _, name := range []string{"com.example.stable.v1.CronTab", "com.example.stable.v1.CronTabList"} {
+		if v2.Definitions[name].Extensions["x-kubernetes-selectable-fields"] == nil {
+			t.Errorf("%s does not say what can be selected by", name)
+		}
+	}
+	var get struct{ Produces []string }
+	if err := json.Unmarshal(v2.Paths["/apis/stable.example.com/v1/namespaces/{namespace}/crontabs/{name}"]["get"], &get); err != nil || slices.Contains(get.Produces, "application/vnd.kubernetes.protobuf") || !slices.Contains(get.Produces, "application/yaml") {
+		t.Errorf("a custom resource is read as %v", get)
 	}
 	s := v2.Definitions["com.example.stable.v1.CronTab"].Properties["spec"]
 	if !slices.Equal(s.Required, []string{"cron"}) || s.Properties["cron"].Type[0] != "string" {
@@ -452,8 +462,9 @@ func customRow(t *testing.T, gv schema.GroupVersion) *api.Resource {
 	if err != nil {
 		t.Fatal(err)
 	}
+	own = append(own[:len(own)-1], `,"x-kubernetes-selectable-fields":[{"fieldPath":"spec.cron"}]}`...)
 	return &api.Resource{
-		Group: gv.Group, Version: gv.Version, Kind: "CronTab", Plural: "crontabs", Namespaced: true,
+		Group: gv.Group, Version: gv.Version, Kind: "CronTab", Plural: "crontabs", Namespaced: true, Custom: &api.Custom{Edition: "1"},
 		New:     func() api.Object { return &unstructured.Unstructured{} },
 		NewList: func() runtime.Object { return &unstructured.UnstructuredList{} },
 		Schema:  func(string) []byte { return own },

@@ -212,7 +212,7 @@ func (r resource) watches() []operation {
 		return nil
 	}
 	one := operation{
-		method: "get", action: "watchlist", gvk: r.gvk, options: []any{&metav1.ListOptions{}},
+		method: "get", action: "watchlist", gvk: r.gvk, custom: r.Custom != nil, options: []any{&metav1.ListOptions{}},
 		text:   "watch individual changes to a list of " + r.gvk.Kind + ". deprecated: use the 'watch' parameter with a list operation instead.",
 		result: ModelName(&metav1.WatchEvent{}), codes: []string{"200"}, watches: true,
 	}

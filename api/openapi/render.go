@@ -277,26 +277,38 @@ func (r *renderer) responses(o operation) dict {
 	return out
 }
 
-var objectTypes = []string{"application/json", "application/yaml", "application/vnd.kubernetes.protobuf", "application/cbor"}
+// What objects are written as; custom resources have no protobuf.
+var (
+	objectTypes = []string{"application/json", "application/yaml", "application/vnd.kubernetes.protobuf", "application/cbor"}
+	customTypes = []string{"application/json", "application/yaml", "application/cbor"}
+	streamTypes = []string{"application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch", "application/cbor-seq"}
+	customFlows = []string{"application/json;stream=watch", "application/cbor-seq"}
+)
 
 func answerTypes(o operation) []string {
+	objects, streams := objectTypes, streamTypes
+	if o.custom {
+		objects, streams = customTypes, customFlows
+	}
 	switch {
 	case o.tag != "" && o.result == "":
 		return []string{"application/json"}
 	case o.result == "" && o.action == "get":
-		return append([]string{"text/plain"}, objectTypes...)
+		return append([]string{"text/plain"}, objects...)
 	case o.result == "":
 		return []string{"*/*"}
 	case o.watches:
-		return append(slices.Clone(objectTypes), "application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch", "application/cbor-seq")
+		return slices.Concat(objects, streams)
 	}
-	return objectTypes
+	return objects
 }
 
 func bodyTypes(o operation) []string {
 	switch {
 	case o.document():
 		return answerTypes(o)
+	case !o.patch && o.custom:
+		return customTypes
 	case !o.patch:
 		return []string{"*/*"}
 	case o.custom:

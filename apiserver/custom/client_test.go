@@ -137,6 +137,12 @@ func TestDiscovery(t *testing.T) {
 	if !strings.Contains(string(aggregated.body), `"widgets"`) {
 		t.Errorf("the aggregated document has no widgets")
 	}
+	if !strings.Contains(string(aggregated.body), `{"resource":"widgets","responseKind":{"group":"example.com","version":"v1","kind":"Widget"}`) {
+		t.Errorf("the aggregated document does not say what widgets are")
+	}
+	if schema := string(h.registry.ByKey("example.com/widgets").Schema("v1")); !strings.Contains(schema, `"x-kubernetes-selectable-fields":[{"fieldPath":"spec.colour"}]`) {
+		t.Errorf("the schema does not say what can be selected by: %s", schema)
+	}
 	h.remove("widgets.example.com")
 	if code := h.get("/apis/example.com").code; code != 404 {
 		t.Errorf("the group answers %d after its definition went", code)

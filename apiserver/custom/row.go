@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -284,11 +285,23 @@ func (d *definition) schemaOf(name string) []byte {
 	if d.keepsUnknown {
 		s.AddExtension("x-kubernetes-preserve-unknown-fields", true)
 	}
+	if list := v.selectable(); list != nil {
+		s.AddExtension("x-kubernetes-selectable-fields", list)
+	}
 	data, err := json.Marshal(s)
 	if err != nil {
 		return nil
 	}
 	return data
+}
+
+// selectable are the fields that field selectors may name, as schemas show them
+// (KEP-4358).
+func (v *version) selectable() (out []any) {
+	for _, f := range v.spec.SelectableFields {
+		out = append(out, map[string]any{"fieldPath": strings.TrimPrefix(f.JSONPath, ".")})
+	}
+	return out
 }
 
 // edition names a state of a definition's version.

@@ -243,8 +243,12 @@ func (v version) document() apidiscoveryv2.APIVersionDiscovery {
 
 func aggregatedResource(s api.Served) apidiscoveryv2.APIResourceDiscovery {
 	own := s.GVK()
+	base := own // what goes without saying; upstream says it of custom resources all the same
+	if s.Custom != nil {
+		base = schema.GroupVersionKind{}
+	}
 	res := apidiscoveryv2.APIResourceDiscovery{
-		Resource: s.Plural, SingularResource: s.Singular, ResponseKind: responseKind(own, own),
+		Resource: s.Plural, SingularResource: s.Singular, ResponseKind: responseKind(own, base),
 		Scope: apidiscoveryv2.ScopeCluster, Verbs: Verbs(s.Resource), ShortNames: s.Short, Categories: s.Categories,
 	}
 	if s.Namespaced {
@@ -256,7 +260,7 @@ func aggregatedResource(s api.Served) apidiscoveryv2.APIResourceDiscovery {
 			kind = sub.Kind
 		}
 		res.Subresources = append(res.Subresources, apidiscoveryv2.APISubresourceDiscovery{
-			Subresource: sub.Name, ResponseKind: responseKind(kind, own), Verbs: sub.Verbs,
+			Subresource: sub.Name, ResponseKind: responseKind(kind, base), Verbs: sub.Verbs,
 		})
 	}
 	return res
