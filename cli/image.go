@@ -58,6 +58,9 @@ func imageImport() *cobra.Command {
 	var name, out string
 	cmd := &cobra.Command{
 		Use: "import FILE…", Short: "Import OCI layouts (directories or archives) and docker archives, plain or compressed; - is standard input",
+		Example: `  docker save app:1.0 | sudo proa image import -
+  sudo proa image import app.tar
+  sudo proa image import app.tar -o json`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, files []string) error {
 			return withImages(w, func(images control.Images) error {
@@ -121,6 +124,8 @@ func imageList() *cobra.Command {
 	var out string
 	cmd := &cobra.Command{
 		Use: "ls", Aliases: []string{"list"}, Short: "List the images on this node", Args: cobra.NoArgs,
+		Example: `  sudo proa image ls
+  sudo proa image ls -o json`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return withImages(w, func(images control.Images) error {
 				list, err := images.List()
@@ -148,6 +153,7 @@ func imageRemove() *cobra.Command {
 	var w where
 	cmd := &cobra.Command{
 		Use: "rm IMAGE…", Aliases: []string{"remove"}, Short: "Remove images by name or ID", Args: cobra.MinimumNArgs(1),
+		Example: `  sudo proa image rm app:1.0`,
 		RunE: func(cmd *cobra.Command, refs []string) error {
 			return withImages(w, func(images control.Images) error {
 				for _, ref := range refs {
@@ -169,6 +175,7 @@ func imagePrune() *cobra.Command {
 	var out string
 	cmd := &cobra.Command{
 		Use: "prune", Short: "Remove the images that no container uses", Args: cobra.NoArgs,
+		Example: `  sudo proa image prune`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return withImages(w, func(images control.Images) error {
 				done, err := images.Prune()

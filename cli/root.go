@@ -62,7 +62,7 @@ cluster in a second, and kubectl works on it.`,
 		SilenceUsage: true, SilenceErrors: true, Version: Version,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
-	root.AddCommand(upCommand(), downCommand(), resetCommand(), imageCommand(), secretsCommand(), doctorCommand(), snapshotCommand(), kubectlHelp(), versionCommand())
+	root.AddCommand(upCommand(), downCommand(), resetCommand(), imageCommand(), secretsCommand(), certsCommand(), doctorCommand(), snapshotCommand(), kubectlHelp(), versionCommand())
 	return root
 }
 
@@ -70,6 +70,8 @@ func versionCommand() *cobra.Command {
 	var out string
 	cmd := &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		Example: `  proa version
+  proa version -o json`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if out == "json" {
 				return printJSON(cmd.OutOrStdout(), map[string]string{"version": Version, "kubernetes": "v1.37.2"})

@@ -38,6 +38,7 @@ func secretsAction(name, short string, say func(control.Resealed) string) *cobra
 	var out string
 	cmd := &cobra.Command{
 		Use: name, Short: short, Args: cobra.NoArgs,
+		Example: "  sudo proa secrets " + name,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			i, err := w.find()
 			if err != nil {

@@ -38,6 +38,8 @@ func snapshotSave() *cobra.Command {
 	var w where
 	cmd := &cobra.Command{
 		Use: "save FILE", Short: `Save the cluster in a file ("-": standard output) without stopping it`, Args: cobra.ExactArgs(1),
+		Example: `  sudo proa snapshot save cluster.snapshot
+  sudo proa snapshot save - | ssh backup 'cat > cluster.snapshot'`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			save, err := w.source(cmd.Context())
 			if err != nil {
@@ -127,6 +129,7 @@ func snapshotRestore() *cobra.Command {
 	var d cluster.Datastore
 	cmd := &cobra.Command{
 		Use: "restore FILE", Short: "Make an empty data directory that of the saved cluster", Args: cobra.ExactArgs(1),
+		Example: `  sudo proa snapshot restore cluster.snapshot --data-dir /var/lib/proa`,
 		Long: `Restore a snapshot into an empty data directory, and with --datastore-endpoints
 into an etcd that holds nothing of it yet. "proa up" with the same flags then
 starts the cluster as it was; clients read everything anew.`,
@@ -147,6 +150,7 @@ func snapshotList() *cobra.Command {
 	var out string
 	cmd := &cobra.Command{
 		Use: "ls FILE", Short: "Show what is in a snapshot, and check it", Args: cobra.ExactArgs(1),
+		Example: `  proa snapshot ls cluster.snapshot`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f, err := os.Open(args[0])
 			if err != nil {

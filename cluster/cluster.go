@@ -23,6 +23,7 @@ import (
 	"proa/client"
 	"proa/control"
 	"proa/doctor"
+	"proa/internal/giveback"
 	"proa/internal/supervise"
 	"proa/store"
 )
@@ -88,6 +89,7 @@ func (e *PreflightError) Error() string {
 // request was to stop them too.
 func (c *Cluster) Run(ctx context.Context) error {
 	c.started = time.Now()
+	c.parts.Go("memory", giveback.Run)
 	err := c.start(ctx)
 	var pods bool
 	if err == nil {

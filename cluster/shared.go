@@ -2,8 +2,6 @@ package cluster
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"net"
 	"strconv"
@@ -38,8 +36,7 @@ func (c *Cluster) openEtcd() (*etcd.Engine, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), claimWait)
 	defer cancel()
-	sum := sha256.Sum256(c.authority.PEM())
-	if err := engine.Claim(ctx, "sha256:"+hex.EncodeToString(sum[:])); err != nil {
+	if err := engine.Claim(ctx, c.authority.ID()); err != nil {
 		return nil, errors.Join(err, engine.Close())
 	}
 	return engine, nil

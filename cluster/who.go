@@ -43,7 +43,7 @@ func (c *Cluster) world() client.View { return apiserver.View(c.store.Snapshot()
 // it is at each request.
 func (c *Cluster) openWho() error {
 	issuer := "https://kubernetes.default.svc." + c.cfg.ClusterDomain
-	tokens, err := token.New(issuer, c.authority.TokenKey(), c.world)
+	tokens, err := token.New(issuer, c.authority.TokenKeys(), c.world)
 	if err != nil {
 		return err
 	}

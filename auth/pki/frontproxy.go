@@ -4,7 +4,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"path/filepath"
 	"sync"
 	"time"
 )
@@ -17,17 +16,7 @@ const FrontProxyName = "front-proxy-client"
 // front of extension API servers. It is one of its own: whoever it certifies may
 // speak for any user.
 func OpenFrontProxy(dir string) (*Authority, error) {
-	return openNamed(dir, "front-proxy-ca")
-}
-
-func openNamed(dir, name string) (*Authority, error) {
-	a := &Authority{roots: x509.NewCertPool()}
-	k, err := key(filepath.Join(dir, name+".key"))
-	if err != nil {
-		return nil, err
-	}
-	a.key = k
-	return a, a.load(filepath.Join(dir, name+".crt"), name)
+	return openNamed(dir, FrontProxyAuthority)
 }
 
 // Identity is a client certificate kept in memory that renews itself at use.

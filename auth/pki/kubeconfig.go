@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"time"
@@ -21,9 +22,30 @@ func (a *Authority) Kubeconfig(file, server, user string, groups ...string) (boo
 	if have, err := clientcmd.LoadFromFile(file); err == nil && a.current(have, server) {
 		return false, nil
 	}
+	return true, a.writeKubeconfig(file, server, user, groups)
+}
+
+// RenewKubeconfig gives the kubeconfig in file a new certificate by the authority
+// in dir; the server that it points at stays.
+func RenewKubeconfig(dir, file, user string, groups ...string) error {
+	have, err := clientcmd.LoadFromFile(file)
+	if err != nil {
+		return err
+	}
+	if have.Clusters[ContextName] == nil {
+		return fmt.Errorf("%s has no cluster %q", file, ContextName)
+	}
+	a, err := openNamed(dir, ClusterAuthority)
+	if err != nil {
+		return err
+	}
+	return a.writeKubeconfig(file, have.Clusters[ContextName].Server, user, groups)
+}
+
+func (a *Authority) writeKubeconfig(file, server, user string, groups []string) error {
 	cert, key, err := a.Client(user, groups...)
 	if err != nil {
-		return false, err
+		return err
 	}
 	cfg := clientcmdapi.NewConfig()
 	cfg.Clusters[ContextName] = &clientcmdapi.Cluster{Server: server, CertificateAuthorityData: a.pem}
@@ -32,12 +54,12 @@ func (a *Authority) Kubeconfig(file, server, user string, groups ...string) (boo
 	cfg.CurrentContext = ContextName
 	data, err := clientcmd.Write(*cfg)
 	if err != nil {
-		return false, err
+		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-		return false, err
+		return err
 	}
-	return true, atomicfile.Write(file, data, 0o600)
+	return atomicfile.Write(file, data, 0o600)
 }
 
 func (a *Authority) current(cfg *clientcmdapi.Config, server string) bool {

@@ -39,11 +39,18 @@ const (
 
 // Authority signs a cluster's certificates.
 type Authority struct {
-	cert   *x509.Certificate
-	key    crypto.Signer
-	pem    []byte
+	name string // of its files
+	id   string
+	cert *x509.Certificate
+	key  crypto.Signer
+	// pem and trusted are the certificate and, while a rotation is not finished,
+	// that of the authority before.
+	pem     []byte
+	trusted []*x509.Certificate
+	// chain leads from what it signs to the authority before.
+	chain  [][]byte
 	roots  *x509.CertPool
-	tokens *ecdsa.PrivateKey
+	tokens []*ecdsa.PrivateKey
 }
 
 // Open reads the authority in dir, or makes one where there is none. A half
@@ -53,48 +60,71 @@ func Open(dir string) (*Authority, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	a := &Authority{roots: x509.NewCertPool()}
-	caKey, err := key(filepath.Join(dir, "ca.key"))
+	a, err := openNamed(dir, ClusterAuthority)
 	if err != nil {
 		return nil, err
 	}
-	if a.tokens, err = key(filepath.Join(dir, "service-account.key")); err != nil {
+	if a.tokens, err = keys(filepath.Join(dir, TokenKeys+".key")); err != nil {
 		return nil, err
 	}
-	a.key = caKey
-	return a, a.load(filepath.Join(dir, "ca.crt"), "proa-ca")
+	return a, a.readID(dir)
 }
 
-// load reads the authority's certificate, or makes one where there is none.
-func (a *Authority) load(certFile, name string) (err error) {
-	a.pem, err = os.ReadFile(certFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		a.pem, err = a.selfSign(name)
+// openNamed reads, or makes, the authority whose files have that name.
+func openNamed(dir, name string) (*Authority, error) {
+	a := &Authority{name: name, roots: x509.NewCertPool()}
+	k, err := keys(filepath.Join(dir, name+".key"))
+	if err != nil {
+		return nil, err
+	}
+	a.key = k[0]
+	file := filepath.Join(dir, name+".crt")
+	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+		own, err := a.selfSign(subjects[name])
 		if err == nil {
-			err = atomicfile.Write(certFile, a.pem, 0o644)
+			err = atomicfile.Write(file, own, 0o644)
+		}
+		if err != nil {
+			return nil, err
 		}
 	}
-	if err != nil {
-		return err
-	}
-	if a.cert, err = parse(a.pem); err != nil {
-		return fmt.Errorf("%s: %w; restore it from a backup", certFile, err)
-	}
-	if pub, ok := a.cert.PublicKey.(*ecdsa.PublicKey); !ok || !pub.Equal(a.key.Public()) {
-		return fmt.Errorf("%s does not belong to the key beside it; restore both from a backup", certFile)
-	}
-	a.roots.AddCert(a.cert)
-	return nil
+	return a, a.read(dir)
 }
 
-// PEM is the authority's certificate.
+// subjects are the common names of new authorities.
+var subjects = map[string]string{ClusterAuthority: "proa-ca", FrontProxyAuthority: "front-proxy-ca"}
+
+// read reads the authority's certificate: among those of the file, the one that
+// belongs to the key.
+func (a *Authority) read(dir string) (err error) {
+	file := filepath.Join(dir, a.name+".crt")
+	if a.pem, err = os.ReadFile(file); err != nil {
+		return err
+	}
+	if a.trusted, err = parseAll(a.pem); err != nil {
+		return fmt.Errorf("%s: %w; restore it from a backup", file, err)
+	}
+	for _, c := range a.trusted {
+		a.roots.AddCert(c)
+		if pub, ok := c.PublicKey.(*ecdsa.PublicKey); ok && pub.Equal(a.key.Public()) {
+			a.cert = c
+		}
+	}
+	if a.cert == nil {
+		return fmt.Errorf("%s does not belong to the key beside it; restore both from a backup", file)
+	}
+	return a.readCross(crossFile(dir, a.name))
+}
+
+// PEM is the authority's certificate, and that of the one before it while a
+// rotation is not finished.
 func (a *Authority) PEM() []byte { return a.pem }
 
 // Roots is the pool that clients and servers trust.
 func (a *Authority) Roots() *x509.CertPool { return a.roots }
 
-// TokenKey signs service account tokens.
-func (a *Authority) TokenKey() *ecdsa.PrivateKey { return a.tokens }
+// TokenKeys are those of service account tokens: the first signs, all are good.
+func (a *Authority) TokenKeys() []*ecdsa.PrivateKey { return a.tokens }
 
 // Client makes a client certificate for a user, in PEM.
 func (a *Authority) Client(user string, groups ...string) (certPEM, keyPEM []byte, err error) {
@@ -189,7 +219,7 @@ func (a *Authority) issue(t *x509.Certificate) (*tls.Certificate, error) {
 		return nil, err
 	}
 	leaf, err := x509.ParseCertificate(der)
-	return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: k, Leaf: leaf}, err
+	return &tls.Certificate{Certificate: append([][]byte{der}, a.chain...), PrivateKey: k, Leaf: leaf}, err
 }
 
 func (a *Authority) selfSign(name string) ([]byte, error) {
@@ -208,32 +238,34 @@ func (a *Authority) selfSign(name string) ([]byte, error) {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), err
 }
 
-// key reads an EC private key, or makes one where the file is absent.
-func key(file string) (*ecdsa.PrivateKey, error) {
-	data, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
+// keys reads EC private keys, or makes one where the file is absent.
+func keys(file string) ([]*ecdsa.PrivateKey, error) {
+	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
 		k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
 			return nil, err
 		}
-		der, err := x509.MarshalECPrivateKey(k)
-		if err != nil {
-			return nil, err
-		}
-		return k, atomicfile.Write(file, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), 0o600)
+		return []*ecdsa.PrivateKey{k}, writeKeys(file, []*ecdsa.PrivateKey{k})
 	}
+	return readKeys(file)
+}
+
+func readKeys(file string) (out []*ecdsa.PrivateKey, err error) {
+	data, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
-	block, _ := pem.Decode(data)
-	if block == nil {
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		k, err := x509.ParseECPrivateKey(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w; restore it from a backup", file, err)
+		}
+		out = append(out, k)
+	}
+	if len(out) == 0 {
 		return nil, fmt.Errorf("%s holds no PEM block; restore it from a backup", file)
 	}
-	k, err := x509.ParseECPrivateKey(block.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w; restore it from a backup", file, err)
-	}
-	return k, nil
+	return out, nil
 }
 
 func parse(data []byte) (*x509.Certificate, error) {

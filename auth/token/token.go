@@ -51,26 +51,23 @@ type Issuer struct {
 
 var _ auth.TokenIssuer = (*Issuer)(nil)
 
-// New returns an issuer known by its URL, which is also the API's audience. It
-// looks up what tokens are bound to in view.
-func New(url string, key *ecdsa.PrivateKey, view func() client.View) (*Issuer, error) {
-	der, err := x509.MarshalPKIXPublicKey(key.Public())
-	if err != nil {
-		return nil, err
+// New returns an issuer known by its URL, which is also the API's audience. The
+// first key signs; tokens that any of them has signed are good. It looks up what
+// tokens are bound to in view.
+func New(url string, keys []*ecdsa.PrivateKey, view func() client.View) (*Issuer, error) {
+	i := &Issuer{url: url, audiences: []string{url}, view: view, now: time.Now}
+	for _, key := range keys {
+		der, err := x509.MarshalPKIXPublicKey(key.Public())
+		if err != nil {
+			return nil, err
+		}
+		sum := sha256.Sum256(der)
+		id := base64.RawURLEncoding.EncodeToString(sum[:])
+		i.jwks.Keys = append(i.jwks.Keys, jose.JSONWebKey{Key: key.Public(), KeyID: id, Algorithm: string(jose.ES256), Use: "sig"})
 	}
-	sum := sha256.Sum256(der)
-	id := base64.RawURLEncoding.EncodeToString(sum[:])
-	signer, err := jose.NewSigner(
-		jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: key, KeyID: id}}, nil)
-	if err != nil {
-		return nil, err
-	}
-	pub := jose.JSONWebKey{Key: key.Public(), KeyID: id, Algorithm: string(jose.ES256), Use: "sig"}
-	return &Issuer{
-		url: url, audiences: []string{url}, signer: signer,
-		jwks: jose.JSONWebKeySet{Keys: []jose.JSONWebKey{pub}},
-		view: view, now: time.Now,
-	}, nil
+	var err error
+	i.signer, err = jose.NewSigner(jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: keys[0], KeyID: i.jwks.Keys[0].KeyID}}, nil)
+	return i, err
 }
 
 // Issuer is the URL in the tokens.

@@ -31,14 +31,14 @@ type fixture struct {
 	at  time.Time
 }
 
-func setup(t *testing.T) *fixture {
+func setup(t testing.TB) *fixture {
 	t.Helper()
 	c := clienttest.New()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	i, err := New(url, key, c.View)
+	i, err := New(url, []*ecdsa.PrivateKey{key}, c.View)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +50,7 @@ func setup(t *testing.T) *fixture {
 	return f
 }
 
-func create[P client.Object](t *testing.T, c client.Client, obj P) P {
+func create[P client.Object](t testing.TB, c client.Client, obj P) P {
 	t.Helper()
 	got, err := c.Create(context.Background(), obj)
 	if err != nil {
@@ -59,7 +59,7 @@ func create[P client.Object](t *testing.T, c client.Client, obj P) P {
 	return got.(P)
 }
 
-func (f *fixture) issue(t *testing.T, spec authenticationv1.TokenRequestSpec) string {
+func (f *fixture) issue(t testing.TB, spec authenticationv1.TokenRequestSpec) string {
 	t.Helper()
 	r, err := f.Issue(context.Background(), f.sa, &authenticationv1.TokenRequest{Spec: spec})
 	if err != nil {

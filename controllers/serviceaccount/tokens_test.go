@@ -23,7 +23,7 @@ func TestSecretsHoldTokens(t *testing.T) {
 		t.Fatal(err)
 	}
 	var view func() client.View
-	issuer, err := token.New("https://issuer", ca.TokenKey(), func() client.View { return view() })
+	issuer, err := token.New("https://issuer", ca.TokenKeys(), func() client.View { return view() })
 	if err != nil {
 		t.Fatal(err)
 	}
