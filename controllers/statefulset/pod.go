@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -27,32 +28,32 @@ func (s *set) create(n int) {
 		have := client.Get[corev1.PersistentVolumeClaim](s.view, claim.Namespace, claim.Name)
 		switch {
 		case have == nil:
-			s.writes = append(s.writes, s.told(reconcile.Create, claim, fmt.Sprintf("Claim %s Pod %s", claim.Name, p.Name)))
+			s.writes = append(s.writes, s.told(reconcile.Create, claim, fmt.Sprintf("Claim %s Pod %s in StatefulSet %s success", claim.Name, p.Name, s.Name)))
 		case have.DeletionTimestamp != nil:
 			return
 		}
 	}
-	s.writes = append(s.writes, s.told(reconcile.Create, p, "Pod "+p.Name))
+	s.writes = append(s.writes, s.told(reconcile.Create, p, fmt.Sprintf("Pod %s in StatefulSet %s successful", p.Name, s.Name)))
 }
 
 func (s *set) delete(p *corev1.Pod) {
-	s.writes = append(s.writes, s.told(reconcile.Delete, p, "Pod "+p.Name))
+	s.writes = append(s.writes, s.told(reconcile.Delete, p, fmt.Sprintf("Pod %s in StatefulSet %s successful", p.Name, s.Name)))
 }
 
-// told is a write with the Events that it deserves.
-func (s *set) told(op reconcile.Op, obj client.Object, what string) reconcile.Write {
-	verb, reason := "create", "Create"
+// told is a write with the Events that it deserves; done says what it has done.
+func (s *set) told(op reconcile.Op, obj client.Object, done string) reconcile.Write {
+	verb := "Create"
 	if op == reconcile.Delete {
-		verb, reason = "delete", "Delete"
+		verb = "Delete"
 	}
-	text := fmt.Sprintf("%s %s in StatefulSet %s", verb, what, s.Name)
+	what := strings.TrimSuffix(strings.TrimSuffix(done, "ful"), " success")
 	return reconcile.Write{
 		Op: op, Object: obj,
 		OnDone: func(client.Object) []reconcile.Event {
-			return []reconcile.Event{reconcile.Normal(s.StatefulSet, "Successful"+reason, text+" successful")}
+			return []reconcile.Event{reconcile.Normal(s.StatefulSet, "Successful"+verb, verb+" "+done)}
 		},
 		OnError: func(err error) reconcile.Plan {
-			return reconcile.Plan{Events: []reconcile.Event{reconcile.Warning(s.StatefulSet, "Failed"+reason, text+" failed error: "+err.Error())}}
+			return reconcile.Plan{Events: []reconcile.Event{reconcile.Warning(s.StatefulSet, "Failed"+verb, verb+" "+what+" failed error: "+err.Error())}}
 		},
 	}
 }
@@ -128,7 +129,7 @@ func (s *set) keepClaims(p *corev1.Pod, condemned bool) {
 		have := client.Get[corev1.PersistentVolumeClaim](s.view, claim.Namespace, claim.Name)
 		if have == nil {
 			if !condemned {
-				s.writes = append(s.writes, s.told(reconcile.Create, claim, fmt.Sprintf("Claim %s Pod %s", claim.Name, p.Name)))
+				s.writes = append(s.writes, s.told(reconcile.Create, claim, fmt.Sprintf("Claim %s Pod %s in StatefulSet %s success", claim.Name, p.Name, s.Name)))
 			}
 			continue
 		}
