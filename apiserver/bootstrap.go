@@ -136,11 +136,15 @@ func (s *Server) keep(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err != nil {
-			return err
+		if err != nil { // a datastore that is away, or full: both pass
+			s.cfg.Log.Warn("the API's own objects could not be written, which is tried again", "error", err)
+			sleep(ctx, keepAgain)
 		}
 	}
 }
+
+// keepAgain is the time between attempts to write what every cluster has.
+const keepAgain = 2 * time.Second
 
 // keepOnce returns nil when the watch ended and is to be begun again.
 func (s *Server) keepOnce(ctx context.Context, c client.Client, w store.Watcher) error {

@@ -57,6 +57,11 @@ func (s *Server) checks(endpoint string) []check {
 		out = append(out, check{"poststarthook/" + hook, done(s.ready.Load)})
 	}
 	out = append(out, check{"autoregister-completion", done(s.aggregate.Registered)})
+	if s.cfg.Checks != nil {
+		for name, run := range s.cfg.Checks() {
+			out = append(out, check{name, run})
+		}
+	}
 	if endpoint == "readyz" {
 		out = append(out, check{"shutdown", func(context.Context) error {
 			if s.stopping.Load() {

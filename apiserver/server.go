@@ -81,6 +81,8 @@ type Config struct {
 	// EnablePlugins and DisablePlugins name admission plugins that are to be on or
 	// off other than by default.
 	EnablePlugins, DisablePlugins []string
+	// Checks are further health checks of the moment, by name; nil for none.
+	Checks func() map[string]func(context.Context) error
 	// Flags are what the process was started with, for /flagz.
 	Flags map[string]string
 	// TaintNodes has new nodes tainted as not ready, which a node controller

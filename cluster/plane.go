@@ -88,6 +88,7 @@ func (c *Cluster) startAPI(context.Context) error {
 		ExternalHost: net.JoinHostPort(c.advertised().String(), strconv.Itoa(c.cfg.APIPort)),
 		OpenAPI:      openapi.New(api.Builtin()), Node: c.nodeHandler, Bootstrap: append(rbac.Bootstrap(), c.dnsService()...), Log: c.cfg.Log,
 		Flags:      c.cfg.Flags,
+		Checks:     c.secretsHealthy,
 		FrontProxy: c.frontProxy.Identity(pki.FrontProxyName).Certificate, ExtensionAuthentication: c.extensionAuthentication(proxies, proxyCAs),
 	})
 	if err != nil {

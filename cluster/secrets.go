@@ -50,6 +50,24 @@ func (s secrets) read() (*encryption.Config, error) {
 	return config, err
 }
 
+// fingerprint tells the keys of servers on one datastore apart; "" where a
+// configuration says what they are.
+func (s secrets) fingerprint() (string, error) {
+	if s.file != "" {
+		return "", nil
+	}
+	return s.local.Fingerprint()
+}
+
+// secretsHealthy asks what the configuration of the moment relies on: the checks
+// of /healthz, /livez and /readyz.
+func (c *Cluster) secretsHealthy() map[string]func(context.Context) error {
+	if !c.secrets.keys.Plugins() {
+		return nil
+	}
+	return map[string]func(context.Context) error{"kms-providers": c.secrets.keys.Healthy}
+}
+
 // startSecrets seals what is on disk unsealed, or half-way through a rotation,
 // and follows the configuration's file.
 func (c *Cluster) startSecrets(context.Context) error {
@@ -70,7 +88,7 @@ func (c *Cluster) startSecrets(context.Context) error {
 }
 
 func (c *Cluster) catchUp(ctx context.Context) error {
-	if c.secrets.local.Unfinished() {
+	if c.secrets.local.Unfinished() && !c.shared() { // others may need the old key
 		done, err := c.secrets.local.Rotate(ctx, c.store.Rewrite)
 		if err == nil {
 			c.cfg.Log.Info("finished a rotation of the key of Secrets", "key", done.Key, "rewritten", done.Rewritten)
@@ -94,11 +112,14 @@ func (c *Cluster) reloadSecrets() {
 	c.secrets.keys.Use(config)
 }
 
-var errConfigured = errors.New("the keys are those of --encryption-provider-config: put a new key first there, on every server, then `proa secrets rewrite`, then take the old one out")
+var errConfigured = errors.New("the keys are those of --encryption-provider-config: put a new key second there, on every server, then first, then `proa secrets rewrite`, then take the old one out")
+
+var errSharedKey = errors.New("servers that share an etcd seal Secrets by the same key, each with a copy of encryption.yaml, and this one cannot change the others' copies: " +
+	"start all of them with --encryption-provider-config and one file that has the key of encryption.yaml; then put a new key second there, on every server, then first, then `proa secrets rewrite`, then take the old one out")
 
 func (c *Cluster) handleRotate(w http.ResponseWriter, r *http.Request) {
-	if c.secrets.file != "" {
-		http.Error(w, errConfigured.Error(), http.StatusConflict)
+	if err := c.secrets.mayRotate(c.shared()); err != nil {
+		http.Error(w, err.Error(), http.StatusConflict)
 		return
 	}
 	// Half a rotation is no use to anybody: it goes on when the command ends.
@@ -108,6 +129,16 @@ func (c *Cluster) handleRotate(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	answer(w, done)
+}
+
+func (s secrets) mayRotate(shared bool) error {
+	switch {
+	case s.file != "":
+		return errConfigured
+	case shared:
+		return errSharedKey
+	}
+	return nil
 }
 
 func (c *Cluster) handleRewrite(w http.ResponseWriter, r *http.Request) {

@@ -36,7 +36,11 @@ func (c *Cluster) openEtcd() (*etcd.Engine, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), claimWait)
 	defer cancel()
-	if err := engine.Claim(ctx, c.authority.ID()); err != nil {
+	keys, err := c.secrets.fingerprint()
+	if err == nil {
+		err = engine.Claim(ctx, c.authority.ID(), keys)
+	}
+	if err != nil {
 		return nil, errors.Join(err, engine.Close())
 	}
 	return engine, nil

@@ -1,9 +1,12 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +20,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
+	"proa/store/encryption/kmstest"
 	"proa/store/etcd/etcdtest"
 )
 
@@ -38,13 +42,17 @@ func freePort(t *testing.T) int {
 }
 
 // startServer runs a control plane until the test ends or stop is called.
-func startServer(t *testing.T, name, dir string, d Datastore) *server {
+func startServer(t *testing.T, name, dir string, d Datastore, with ...func(*Config)) *server {
 	t.Helper()
 	run, err := os.MkdirTemp("", "proa")
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := New(Config{DataDir: dir, RunDir: run, NodeName: name, NoNode: true, BindAddress: "127.0.0.1", APIPort: freePort(t), Datastore: d})
+	config := Config{DataDir: dir, RunDir: run, NodeName: name, NoNode: true, BindAddress: "127.0.0.1", APIPort: freePort(t), Datastore: d}
+	for _, change := range with {
+		change(&config)
+	}
+	c, err := New(config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,12 +83,12 @@ func startServer(t *testing.T, name, dir string, d Datastore) *server {
 	case <-time.After(60 * time.Second):
 		t.Fatalf("%s does not get ready", name)
 	}
-	config, err := clientcmd.BuildConfigFromFlags("", c.Instance().Kubeconfig)
+	access, err := clientcmd.BuildConfigFromFlags("", c.Instance().Kubeconfig)
 	if err != nil {
 		t.Fatal(err)
 	}
-	config.QPS = -1
-	if s.client, err = kubernetes.NewForConfig(config); err != nil {
+	access.QPS = -1
+	if s.client, err = kubernetes.NewForConfig(access); err != nil {
 		t.Fatal(err)
 	}
 	return s
@@ -127,6 +135,88 @@ func TestServersShareAnEtcd(t *testing.T) {
 		})
 	})
 	t.Run("one of them runs the controllers, and the other takes over", func(t *testing.T) { takesOver(t, a, b) })
+}
+
+// Secrets in an etcd are sealed there by one key, which all servers have: one
+// that has another does not start, and none changes its own.
+func TestSecretsInASharedEtcd(t *testing.T) {
+	etcd := etcdtest.Start(t)
+	d := Datastore{Endpoints: []string{etcd.URL}}
+	first := t.TempDir()
+	a := startServer(t, "a", first, d)
+	b := startServer(t, "b", identity(t, first), d)
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "s"}, StringData: map[string]string{"k": "the quick brown fox"}}
+	if _, err := a.client.CoreV1().Secrets("default").Create(t.Context(), secret, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := b.client.CoreV1().Secrets("default").Get(t.Context(), "s", metav1.GetOptions{}); err != nil || string(got.Data["k"]) != "the quick brown fox" {
+		t.Errorf("the other server reads %q: %v", got.Data, err)
+	}
+	kept, err := etcd.Client(t).Get(t.Context(), "/proa/objects/secrets/default/s")
+	if err != nil || len(kept.Kvs) != 1 || !bytes.HasPrefix(kept.Kvs[0].Value, []byte("k8s:enc:aesgcm:v1:")) || bytes.Contains(kept.Kvs[0].Value, []byte("quick")) {
+		t.Errorf("etcd holds %q: %v", kept.Kvs, err)
+	}
+	answer := httptest.NewRecorder()
+	a.handleRotate(answer, httptest.NewRequest("POST", "/secrets/rotate-key", nil))
+	if answer.Code != http.StatusConflict || !strings.Contains(answer.Body.String(), "--encryption-provider-config") {
+		t.Errorf("rotating: %d %s", answer.Code, answer.Body)
+	}
+	other := identity(t, first)
+	if err := os.Remove(filepath.Join(other, secretsFile)); err != nil {
+		t.Fatal(err)
+	}
+	c, err := New(Config{DataDir: other, RunDir: filepath.Join(other, "run"), NodeName: "c", NoNode: true, BindAddress: "127.0.0.1", APIPort: freePort(t), Datastore: d})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "copy encryption.yaml") {
+		t.Errorf("a server with another key: %v", err)
+	}
+}
+
+// Secrets by a plugin's key: health checks ask it, and the next start needs it.
+func TestSecretsByAPlugin(t *testing.T) {
+	plugin, socket := kmstest.New("one"), kmstest.Socket(t)
+	stop := plugin.Serve(t, socket)
+	dir := t.TempDir()
+	file := filepath.Join(dir, "config.yaml")
+	config := `{apiVersion: apiserver.config.k8s.io/v1, kind: EncryptionConfiguration, resources: [{resources: [secrets],
+  providers: [{kms: {apiVersion: v2, name: vault, endpoint: "unix://` + socket + `"}}, {identity: {}}]}]}`
+	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	with := func(c *Config) { c.EncryptionConfig = file }
+	s := startServer(t, "a", dir, Datastore{}, with)
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "s"}, StringData: map[string]string{"k": "the quick brown fox"}}
+	if _, err := s.client.CoreV1().Secrets("default").Create(t.Context(), secret, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	check := func(path string) error {
+		_, err := s.client.RESTClient().Get().AbsPath(path).DoRaw(t.Context())
+		return err
+	}
+	for _, path := range []string{"/healthz/kms-providers", "/livez/kms-providers", "/readyz/kms-providers", "/readyz"} {
+		if err := check(path); err != nil {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	plugin.Set("one", "ill")
+	eventually(t, "an ill plugin is told", func() bool { return check("/readyz/kms-providers") != nil && check("/readyz") != nil })
+	plugin.Set("one", "ok")
+	s.stop()
+	s = startServer(t, "a", dir, Datastore{}, with)
+	if got, err := s.client.CoreV1().Secrets("default").Get(t.Context(), "s", metav1.GetOptions{}); err != nil || string(got.Data["k"]) != "the quick brown fox" {
+		t.Errorf("after a restart: %v", err)
+	}
+	s.stop()
+	stop()
+	c, err := New(Config{DataDir: dir, RunDir: filepath.Join(dir, "run"), NodeName: "c", NoNode: true, BindAddress: "127.0.0.1", APIPort: freePort(t), EncryptionConfig: file})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Run(t.Context()); err == nil || !strings.Contains(err.Error(), `kms plugin "vault"`) {
+		t.Errorf("a start without the plugin: %v", err)
+	}
 }
 
 func readsAcross(t *testing.T, a, b *server) {

@@ -176,6 +176,9 @@ func (e *election) lead(ctx context.Context, work func(context.Context) error) e
 			stop()
 			err := <-ended
 			e.release()
+			if errors.Is(err, context.Canceled) {
+				return nil // it was asked to end
+			}
 			return err
 		case <-tick.C:
 		}
@@ -193,7 +196,10 @@ func (e *election) lead(ctx context.Context, work func(context.Context) error) e
 			e.Log.Warn("no longer leading", "lease", e.Name, "error", err)
 		}
 		stop()
-		return <-ended
+		if err := <-ended; err != nil && !errors.Is(err, context.Canceled) {
+			e.Log.Warn("what ran under the lease ended with an error", "lease", e.Name, "error", err)
+		}
+		return nil
 	}
 }
 

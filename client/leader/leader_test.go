@@ -3,6 +3,7 @@ package leader
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -40,7 +41,7 @@ func (s *stage) work(name string) func(context.Context) error {
 		defer s.now.Add(-1)
 		s.who <- name
 		<-ctx.Done()
-		return nil
+		return fmt.Errorf("cut short: %w", ctx.Err()) // which is no failure
 	}
 }
 

@@ -2,6 +2,7 @@ package encryption
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -23,7 +24,12 @@ func New(c *Config) *Keys {
 }
 
 // Use replaces the configuration.
-func (k *Keys) Use(c *Config) { k.config.Store(c) }
+func (k *Keys) Use(c *Config) {
+	k.config.Store(c)
+	for _, p := range c.plugins() {
+		go func() { _ = p.ask(context.Background()) }() // ends within two timeouts; whoever seals asks again
+	}
+}
 
 // place is what a value is bound to.
 func place(k store.Key) []byte {

@@ -3,7 +3,9 @@ package encryption
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -54,6 +56,20 @@ func OpenLocal(path string) (*Local, error) {
 
 // Keys is the Sealer.
 func (l *Local) Keys() *Keys { return l.keys }
+
+// Fingerprint tells configurations of the same keys apart from others, and
+// nothing of the keys.
+func (l *Local) Fingerprint() (string, error) {
+	keys, err := l.read()
+	if err != nil {
+		return "", err
+	}
+	h := sha256.New()
+	for _, k := range keys {
+		fmt.Fprintf(h, "%s\x00%s\x00", k.Name, k.Secret)
+	}
+	return "sha256:" + hex.EncodeToString(h.Sum(nil)), nil
+}
 
 // Unfinished tells that a rotation was begun and not finished.
 func (l *Local) Unfinished() bool {

@@ -245,22 +245,40 @@ func (e *Engine) dial(u *url.URL) error {
 	return err
 }
 
-// Claim records what cluster the data belongs to, or compares it with what was
-// recorded: servers of two clusters must not share one prefix.
-func (e *Engine) Claim(ctx context.Context, identity string) error {
-	key := e.cfg.Prefix + "/identity"
+// Claim records what cluster the data belongs to and which keys its Secrets are
+// sealed by, or compares both with what was recorded: servers of two clusters
+// must not share one prefix, and those of one must read each other's Secrets.
+// Keys are not compared if they are "".
+func (e *Engine) Claim(ctx context.Context, identity, keys string) error {
+	first, err := e.record(ctx, "identity", identity)
+	if err == nil && first != identity {
+		err = fmt.Errorf("etcd holds another cluster's data under %s: for a further server of that cluster, copy pki and encryption.yaml from the data directory of one of its servers first; for a new cluster, choose another --datastore-prefix", e.cfg.Prefix)
+	}
+	if err != nil || keys == "" {
+		return err
+	}
+	first, err = e.record(ctx, "encryption", keys)
+	if err == nil && first != keys {
+		err = fmt.Errorf("the other servers on %s seal Secrets by another key than this one, so neither could read what the other wrote: copy encryption.yaml from the data directory of one of them", e.cfg.Prefix)
+	}
+	return err
+}
+
+// record writes a value unless there is one, and returns what there is then.
+func (e *Engine) record(ctx context.Context, name, value string) (string, error) {
+	key := e.cfg.Prefix + "/" + name
 	resp, err := e.client.Txn(ctx).If(clientv3.Compare(clientv3.ModRevision(key), "=", 0)).
-		Then(clientv3.OpPut(key, identity)).Else(clientv3.OpGet(key)).Commit()
+		Then(clientv3.OpPut(key, value)).Else(clientv3.OpGet(key)).Commit()
 	if err != nil {
-		return explain(err, store.ErrUnconfirmed)
+		return "", explain(err, store.ErrUnconfirmed)
 	}
 	if resp.Succeeded {
-		return nil
+		return value, nil
 	}
-	if kvs := resp.Responses[0].GetResponseRange().GetKvs(); len(kvs) == 1 && string(kvs[0].Value) != identity {
-		return fmt.Errorf("etcd holds another cluster's data under %s: for a further server of that cluster, copy pki and encryption.yaml from the data directory of one of its servers first; for a new cluster, choose another --datastore-prefix", e.cfg.Prefix)
+	if kvs := resp.Responses[0].GetResponseRange().GetKvs(); len(kvs) == 1 {
+		return string(kvs[0].Value), nil
 	}
-	return nil
+	return value, nil
 }
 
 // key is where etcd keeps an object: PREFIX/objects/pods/NAMESPACE/NAME or

@@ -398,12 +398,12 @@ func TestConfig(t *testing.T) {
 func TestClaim(t *testing.T) {
 	server := etcdtest.Start(t)
 	for _, c := range []struct {
-		prefix, identity string
-		fine             bool
-	}{{"/a", "one", true}, {"/a", "one", true}, {"/a", "two", false}, {"/b", "two", true}} {
+		prefix, identity, keys string
+		fine                   bool
+	}{{"/a", "one", "", true}, {"/a", "one", "k", true}, {"/a", "two", "k", false}, {"/b", "two", "l", true}, {"/a", "one", "l", false}, {"/a", "one", "", true}, {"/a", "one", "k", true}} {
 		e := engine(t, Config{Endpoints: []string{server.URL}, Prefix: c.prefix})
-		if err := e.Claim(t.Context(), c.identity); (err == nil) != c.fine {
-			t.Errorf("%s under %s: %v", c.identity, c.prefix, err)
+		if err := e.Claim(t.Context(), c.identity, c.keys); (err == nil) != c.fine {
+			t.Errorf("%s with %s under %s: %v", c.identity, c.keys, c.prefix, err)
 		}
 		e.Close()
 	}
