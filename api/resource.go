@@ -133,6 +133,9 @@ type Custom struct {
 	// Coerce brings what a client sent into the schema's form: metadata is
 	// checked, unknown fields go. With report it names those fields.
 	Coerce func(obj Object, report bool) (unknown []error, err error)
+	// Judge stands in the place of ValidateUpdate, for the object or for its
+	// status. It tells warn of what breaks a rule but did so before.
+	Judge func(obj, old Object, status bool, warn func(...string)) field.ErrorList
 	// Relabels says that conversion may change labels and annotations, so that
 	// selectors must look at what is shown.
 	Relabels bool

@@ -170,8 +170,12 @@ func TestRatcheting(t *testing.T) {
 	if late, _, _ := unstructured.NestedString(got.Object, "spec", "late"); late != "x" {
 		t.Errorf("what was stored before has no new default: %v", got.Object)
 	}
-	_, err = client.Patch(t.Context(), "w", types.MergePatchType, []byte(`{"metadata":{"labels":{"x":"y"}}}`), metav1.PatchOptions{})
-	must(t, err)
+	for _, sub := range []string{"", "/status"} {
+		a := h.do("PATCH", widgetPath+"/w"+sub, `{"metadata":{"labels":{"x":"y`+strings.Trim(sub, "/")+`"}}}`, "Content-Type", "application/merge-patch+json")
+		if a.code != 200 || len(a.warnings) != 1 || !strings.Contains(a.warnings[0], "spec: Invalid value: no green") {
+			t.Errorf("what was wrong before%s: %d %q", sub, a.code, a.warnings)
+		}
+	}
 	_, err = client.Patch(t.Context(), "w", types.MergePatchType, []byte(`{"spec":{"colour":"blue"}}`), metav1.PatchOptions{})
 	if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), `spec.colour: Unsupported value: "blue": supported values: "red"`) {
 		t.Errorf("a new wrong value: %v", err)

@@ -139,16 +139,15 @@ func (v *version) row(crd *apiextensionsv1.CustomResourceDefinition, closing *at
 			}
 			obj.SetGeneration(1)
 		},
-		PrepareUpdate:  v.prepareUpdate,
-		Validate:       v.validate,
-		ValidateUpdate: v.validateUpdate,
-		Ratchets:       true,
-		Conditional:    true,
-		Warnings:       finalizerWarnings,
+		PrepareUpdate: v.prepareUpdate,
+		Validate:      v.validate,
+		Ratchets:      true,
+		Conditional:   true,
+		Warnings:      finalizerWarnings,
 	}
 	row.Custom = &api.Custom{
 		Relabels: v.def.relabels,
-		Show:     v.show, Keep: v.keep, Coerce: v.receiveSent, Convert: v.def.convertTo,
+		Show:     v.show, Keep: v.keep, Judge: v.judge, Coerce: v.receiveSent, Convert: v.def.convertTo,
 		Notices: notices(crd, v.spec), Edition: edition(crd, v.name),
 		Closing: closing,
 	}
@@ -219,7 +218,7 @@ func (v *version) addSubresources(row *api.Resource) {
 	verbs := []string{"get", "patch", "update"}
 	if v.hasStatus() {
 		row.Subresources = append(row.Subresources, api.Subresource{
-			Name: "status", Verbs: verbs, PrepareUpdate: prepareStatus, ValidateUpdate: v.validateStatus,
+			Name: "status", Verbs: verbs, PrepareUpdate: prepareStatus,
 		})
 	}
 	if v.scale == nil {

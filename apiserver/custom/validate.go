@@ -19,6 +19,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	celconfig "k8s.io/apiserver/pkg/apis/cel"
 	"k8s.io/apiserver/pkg/cel/common"
+	"k8s.io/apiserver/pkg/warning"
 
 	"proa/api"
 )
@@ -36,12 +37,26 @@ func (v *version) validate(obj api.Object) field.ErrorList {
 	errs = append(errs, v.scale.validate(u, true)...)
 	errs = append(errs, objectmeta.Validate(context.Background(), nil, u.Object, r.structural, false)...)
 	errs = append(errs, listtype.ValidateListSetsAndMaps(nil, r.structural, u.Object)...)
-	return r.evaluate(errs, u, nil)
+	return r.evaluate(context.Background(), errs, u, nil)
 }
 
+// judge is Custom.Judge.
+func (v *version) judge(obj, old api.Object, status bool, warn func(...string)) field.ErrorList {
+	ctx := warning.WithWarningRecorder(context.Background(), teller(warn))
+	if status {
+		return v.validateStatus(ctx, obj, old)
+	}
+	return v.validateUpdate(ctx, obj, old)
+}
+
+// teller passes on what the rules' package warns of.
+type teller func(...string)
+
+func (t teller) AddWarning(_, text string) { t(text) }
+
 // validateUpdate judges a changed object; what was wrong before and did not
-// change is let pass (KEP-4008).
-func (v *version) validateUpdate(obj, old api.Object) field.ErrorList {
+// change is let pass (KEP-4008), with a warning if it breaks a CEL rule.
+func (v *version) validateUpdate(ctx context.Context, obj, old api.Object) field.ErrorList {
 	u, r, errs := v.readable(obj)
 	if len(errs) > 0 {
 		return errs
@@ -53,11 +68,11 @@ func (v *version) validateUpdate(obj, old api.Object) field.ErrorList {
 	errs = append(errs, v.scale.validate(u, true)...)
 	errs = append(errs, objectmeta.Validate(context.Background(), nil, u.Object, r.structural, false)...)
 	errs = append(errs, r.changedLists(u, was)...)
-	return r.evaluate(errs, u, was, cel.WithRatcheting(both))
+	return r.evaluate(ctx, errs, u, was, cel.WithRatcheting(both))
 }
 
 // validateStatus judges a change through the endpoint "status".
-func (v *version) validateStatus(obj, old api.Object) field.ErrorList {
+func (v *version) validateStatus(ctx context.Context, obj, old api.Object) field.ErrorList {
 	u, r, errs := v.readable(obj)
 	if len(errs) > 0 {
 		return errs
@@ -74,7 +89,7 @@ func (v *version) validateStatus(obj, old api.Object) field.ErrorList {
 	}
 	errs = append(errs, v.scale.validate(u, false)...)
 	errs = append(errs, r.changedLists(u, was)...)
-	return r.evaluate(errs, u, was, cel.WithRatcheting(both))
+	return r.evaluate(ctx, errs, u, was, cel.WithRatcheting(both))
 }
 
 // readable checks that the object is one of the version and that there are
@@ -110,7 +125,7 @@ func (r *rules) changedLists(u, was *unstructured.Unstructured) field.ErrorList 
 
 // evaluate adds what the CEL rules say, within the cost that one request may
 // take. An object whose types are wrong cannot be evaluated.
-func (r *rules) evaluate(errs field.ErrorList, u, was *unstructured.Unstructured, options ...cel.Option) field.ErrorList {
+func (r *rules) evaluate(ctx context.Context, errs field.ErrorList, u, was *unstructured.Unstructured, options ...cel.Option) field.ErrorList {
 	programs := r.programs()
 	if programs == nil {
 		return errs
@@ -122,7 +137,7 @@ func (r *rules) evaluate(errs field.ErrorList, u, was *unstructured.Unstructured
 	if was != nil {
 		old = was.Object
 	}
-	more, _ := programs.Validate(context.Background(), nil, r.structural, u.Object, old, celconfig.RuntimeCELCostBudget, options...)
+	more, _ := programs.Validate(ctx, nil, r.structural, u.Object, old, celconfig.RuntimeCELCostBudget, options...)
 	return append(errs, more...)
 }
 

@@ -228,6 +228,9 @@ func validateUpdate(q Request, obj, old api.Object) error {
 	if sub := q.Served.Subresource(q.Subresource); sub != nil && !whole {
 		judge = sub.ValidateUpdate
 	}
+	if c := q.Served.Custom; c != nil && c.Judge != nil {
+		judge = func(obj, old api.Object) field.ErrorList { return c.Judge(obj, old, !whole, q.warn) }
+	}
 	gk := q.Served.Resource.GVK().GroupKind()
 	if whole && q.Served.Validate != nil && !q.Served.Ratchets {
 		errs := q.Served.Validate(obj)
