@@ -20,7 +20,7 @@ OLDER    = $(shell cd test/kubectl/older && $(GO) list -m -f '{{.Version}}' k8s.
 # is built once is used again.
 export CGO_ENABLED := 0
 
-.PHONY: help up build demo test check unit race e2e clients kubectls vm bench bench-api upstream goldens clean deps images conformance-suite conformance-api conformance-short differential
+.PHONY: help up build demo test check unit race e2e clients kubectls vm bench bench-api upstream goldens clean deps images conformance-suite conformance-api conformance-more conformance-short differential
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -90,6 +90,9 @@ $(SUITE)/suite.stamp: test/conformance/go.mod test/conformance/go.sum
 
 conformance-api: build conformance-suite ## the conformance tests that need no running pod
 	cd test/conformance && $(GO) vet ./run && $(GO) run ./run
+
+conformance-more: build conformance-suite ## Kubernetes' other tests that need no running pod
+	cd test/conformance && $(GO) run ./run -list more.txt -out ../../$(SUITE)/more
 
 conformance-short: build conformance-suite ## the same without those that take minutes
 	cd test/conformance && $(GO) run ./run -short

@@ -111,7 +111,7 @@ func (s *summary) print(w io.Writer) {
 	for _, r := range slow[:min(3, len(slow))] {
 		fmt.Fprintf(w, "  %8s  %s\n", seconds(r.RunTime), r.FullText())
 	}
-	fmt.Fprintf(w, "%d conformance tests: %d passed, %d failed, in %s\n", len(s.wanted), passed, failed, seconds(s.took))
+	fmt.Fprintf(w, "%d tests: %d passed, %d failed, in %s\n", len(s.wanted), passed, failed, seconds(s.took))
 }
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }
@@ -143,7 +143,7 @@ func (s *summary) verdict() error {
 // write makes a JUnit report of the tests that ran.
 func (s *summary) write(path string) error {
 	report := types.Report{
-		SuiteDescription: "Kubernetes conformance without a node", SuiteSucceeded: s.verdict() == nil,
+		SuiteDescription: "Kubernetes end to end without a node", SuiteSucceeded: s.verdict() == nil,
 		StartTime: s.started, EndTime: s.started.Add(s.took), RunTime: s.took, SpecReports: s.specs,
 	}
 	return reporters.GenerateJUnitReportWithConfig(report, path, reporters.JunitReportConfig{
