@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -372,11 +373,31 @@ func validateCompletionsUpdate(s, was *batchv1.JobSpec) field.ErrorList {
 	return nil
 }
 
-// validateJobTemplateUpdate: of the template only what places pods may change,
-// and that only while a suspended Job has not started.
+// resting tells whether a suspended Job has no pods, and has said so if it ever
+// started.
+func resting(j *batchv1.Job) bool {
+	said := j.Status.StartTime == nil || slices.ContainsFunc(j.Status.Conditions, func(c batchv1.JobCondition) bool {
+		return c.Type == batchv1.JobSuspended && c.Status == corev1.ConditionTrue
+	})
+	return deref(j.Spec.Suspend, false) && said && j.Status.Active == 0
+}
+
+// takeResources gives containers of the same names what the others ask for.
+func takeResources(to, from []corev1.Container) {
+	for i := range to {
+		if len(to) == len(from) && to[i].Name == from[i].Name {
+			to[i].Resources = from[i].Resources
+		}
+	}
+}
+
+// validateJobTemplateUpdate: of the template only what places pods and what their
+// containers ask for may change, and that only while a suspended Job rests.
 func validateJobTemplateUpdate(j, old *batchv1.Job) field.ErrorList {
 	now, was := &j.Spec.Template, old.Spec.Template.DeepCopy()
-	if deref(old.Spec.Suspend, false) && old.Status.StartTime == nil {
+	if resting(old) {
+		takeResources(was.Spec.Containers, now.Spec.Containers)
+		takeResources(was.Spec.InitContainers, now.Spec.InitContainers)
 		was.Labels, was.Annotations = now.Labels, now.Annotations
 		was.Spec.NodeSelector, was.Spec.Tolerations = now.Spec.NodeSelector, now.Spec.Tolerations
 		was.Spec.SchedulingGates = now.Spec.SchedulingGates
@@ -387,6 +408,7 @@ func validateJobTemplateUpdate(j, old *batchv1.Job) field.ErrorList {
 		if equality.Semantic.DeepEqual(was.Spec.Affinity, &corev1.Affinity{}) && now.Spec.Affinity == nil {
 			was.Spec.Affinity = nil
 		}
+		return immutable(now.Spec, was.Spec, specPath.Child("template", "spec"))
 	}
 	return immutable(*now, *was, specPath.Child("template"))
 }

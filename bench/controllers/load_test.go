@@ -13,6 +13,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -149,6 +150,19 @@ func kubelet(ctx context.Context, c client.Client, p *corev1.Pod, n int) error {
 	return err
 }
 
+// beat says every ten seconds that the node lives.
+func beat(ctx context.Context, b *testing.B, c client.Client) {
+	create(b, c, &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: corev1.NamespaceNodeLease, Name: "n1"}})
+	for ; ctx.Err() == nil; time.Sleep(10 * time.Second) {
+		lease := client.Get[coordinationv1.Lease](c.View(), corev1.NamespaceNodeLease, "n1").DeepCopy()
+		now := metav1.NowMicro()
+		lease.Spec.RenewTime = &now
+		if _, err := c.Update(ctx, lease, ""); err != nil && ctx.Err() == nil {
+			b.Error(err)
+		}
+	}
+}
+
 // run has 64 kubelets start every pod until ctx ends.
 func run(ctx context.Context, b *testing.B, c client.Client) {
 	_, stream, err := c.Watch(ctx, client.All[corev1.Pod]())
@@ -192,6 +206,7 @@ func BenchmarkDeployments(b *testing.B) {
 				defer stop()
 				if kind != "pending" {
 					create(b, c, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}})
+					go beat(ctx, b, c)
 					go run(ctx, b, c)
 				}
 				measured(b, 5*n, func() { bringUp(b, c, kind, n) })

@@ -139,7 +139,7 @@ func (w *work) start() {
 	c := condition(&w.next, batchv1.JobSuspended)
 	noted := c != nil && c.Status == corev1.ConditionTrue
 	switch {
-	case w.suspended() && !noted:
+	case w.suspended() && !noted && !w.reached():
 		w.set(batchv1.JobSuspended, corev1.ConditionTrue, "JobSuspended", "Job suspended")
 		w.next.StartTime = nil
 		w.events = append(w.events, reconcile.Normal(w.Job, "Suspended", "Job suspended"))

@@ -110,6 +110,8 @@ func TestOutcomes(t *testing.T) {
 		{"always fails", always(corev1.PodFailed), newJob(limit(2)), "active=0 succeeded=0 failed=3 Failed BackoffLimitExceeded"},
 		{"deadline", always(""), newJob(func(j *batchv1.Job) { j.Spec.ActiveDeadlineSeconds = &deadline }), "active=0 succeeded=0 failed=1 Failed DeadlineExceeded"},
 		{"indexed", always(corev1.PodSucceeded), newJob(sized(7, 3), indexed), "active=0 succeeded=7 failed=0 done=0-6 Complete CompletionsReached"},
+		{"nothing to do, and suspended", always(corev1.PodSucceeded), newJob(sized(0, 1), func(j *batchv1.Job) { j.Spec.Suspend = new(bool); *j.Spec.Suspend = true }),
+			"active=0 succeeded=0 failed=0 Complete CompletionsReached"},
 		{"limit per index", failing(1, 2), newJob(sized(5, 2), indexed, func(j *batchv1.Job) { j.Spec.BackoffLimitPerIndex = &two }),
 			"active=0 succeeded=3 failed=6 done=0,3,4 lost=1,2 Failed FailedIndexes"},
 		{"too many failed indexes", failing(0, 1, 2, 3, 4), newJob(sized(5, 1), indexed, func(j *batchv1.Job) {

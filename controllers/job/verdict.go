@@ -47,12 +47,18 @@ func (w *work) judge() *verdict {
 		return &verdict{reason: batchv1.JobReasonBackoffLimitExceeded, message: "Job has reached the specified backoff limit"}
 	case w.pastDeadline():
 		return &verdict{reason: batchv1.JobReasonDeadlineExceeded, message: "Job was active longer than specified deadline"}
-	case w.suspended():
-		return nil
-	case w.completions() < 0 && w.succeeded() > 0 && len(w.active) == 0, w.completions() >= 0 && w.succeeded() >= w.completions():
+	case w.reached():
 		return &verdict{ok: true, reason: batchv1.JobReasonCompletionsReached, message: "Reached expected number of succeeded pods"}
 	}
 	return nil
+}
+
+// reached tells whether the work is done, suspended or not.
+func (w *work) reached() bool {
+	if w.completions() < 0 {
+		return w.succeeded() > 0 && len(w.active) == 0
+	}
+	return w.succeeded() >= w.completions()
 }
 
 func (w *work) judgeIndexes() *verdict {
