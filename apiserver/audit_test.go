@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	admissionv1 "k8s.io/api/admission/v1"
+	admissionregv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -145,5 +147,36 @@ func TestAuditOfPanics(t *testing.T) {
 	must(t, err)
 	if !strings.Contains(string(data), `"stage":"Panic"`) || !strings.Contains(string(data), `"code":500`) {
 		t.Errorf("%s", data)
+	}
+}
+
+// TestAuditAnnotations: what admission has to say of a request is in its event.
+func TestAuditAnnotations(t *testing.T) {
+	h, read := audited(t, `rules: [{level: Metadata, resources: [{group: "", resources: [pods]}], omitStages: [RequestReceived]}]`)
+	cs, hook := h.clients(t, runtime.ContentTypeJSON), serveHooks(t)
+	account(t, cs, "default")
+	_, err := cs.CoreV1().Namespaces().Patch(t.Context(), "default", "application/merge-patch+json",
+		[]byte(`{"metadata":{"labels":{"pod-security.kubernetes.io/audit":"restricted","pod-security.kubernetes.io/enforce":"baseline"}}}`), metav1.PatchOptions{})
+	must(t, err)
+	noting := hook.on("/note", func(*admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse {
+		return &admissionv1.AdmissionResponse{Allowed: true, AuditAnnotations: map[string]string{"seen": "by the hook"}}
+	})
+	_, err = cs.AdmissionregistrationV1().ValidatingWebhookConfigurations().Create(t.Context(), &admissionregv1.ValidatingWebhookConfiguration{
+		ObjectMeta: metav1.ObjectMeta{Name: "note"}, Webhooks: []admissionregv1.ValidatingWebhook{validating("note", noting, rule("CREATE", "", "v1", "pods"))}}, metav1.CreateOptions{})
+	must(t, err)
+	_, err = cs.CoreV1().Pods("default").Create(t.Context(), podNamed("p"), metav1.CreateOptions{})
+	must(t, err)
+	evs := read()
+	if len(evs) != 1 {
+		t.Fatalf("%d events", len(evs))
+	}
+	for key, want := range map[string]string{
+		"pod-security.kubernetes.io/enforce-policy":   "baseline:latest",
+		"pod-security.kubernetes.io/audit-violations": `would violate PodSecurity "restricted:latest": allowPrivilegeEscalation != false`,
+		"note.example.com/seen":                       "by the hook",
+	} {
+		if got := evs[0].Annotations[key]; !strings.HasPrefix(got, want) {
+			t.Errorf("%s is %q in %v", key, got, evs[0].Annotations)
+		}
 	}
 }

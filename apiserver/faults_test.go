@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"net/http"
-	"strings"
 	"testing"
 
 	"proa/apiserver"
@@ -15,15 +14,6 @@ func TestBodies(t *testing.T) {
 	h := start(t)
 	post := func(body string) int {
 		return h.call(http.MethodPost, "/api/v1/namespaces/default/configmaps", "application/json", []byte(body)).Code
-	}
-	if code := post(`{"data":{"a":"` + strings.Repeat("x", 4<<20) + `"}}`); code != http.StatusRequestEntityTooLarge {
-		t.Errorf("4 MiB: %d", code)
-	}
-	if code := post(strings.Repeat(`{"a":`, 200000) + strings.Repeat("}", 200000)); code != http.StatusBadRequest {
-		t.Errorf("200,000 deep: %d", code)
-	}
-	if code := post(strings.Repeat(`[`, 1000000)); code != http.StatusBadRequest {
-		t.Errorf("a million brackets: %d", code)
 	}
 	for _, body := range []string{"null", "[]", `"x"`, "\x00", "{}{}", `{"metadata":null}`, `{"metadata":[]}`, "\xff\xfe", "k8s\x00\xff\xff"} {
 		if code := post(body); code < 400 || code >= 500 {

@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -39,23 +41,6 @@ func (h *harness) well(t *testing.T) {
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		t.Errorf("an ordinary client: %s", resp.Status)
-	}
-}
-
-// TestYAMLBomb sends aliases that unfold to billions of values.
-func TestYAMLBomb(t *testing.T) {
-	h := start(t)
-	var b strings.Builder
-	b.WriteString("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: x}\na0: &a0 [x,x,x,x,x,x,x,x,x]\n")
-	for i := 1; i < 12; i++ {
-		fmt.Fprintf(&b, "a%d: &a%d [%s]\n", i, i, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*a%d,", i-1), 9), ","))
-	}
-	start := time.Now()
-	if w := h.call(http.MethodPost, "/api/v1/namespaces/default/configmaps", "application/yaml", []byte(b.String())); w.Code != http.StatusBadRequest {
-		t.Errorf("%d", w.Code)
-	}
-	if d := time.Since(start); d > 10*time.Second {
-		t.Errorf("it took %v", d)
 	}
 }
 
@@ -204,4 +189,94 @@ func TestDrain(t *testing.T) {
 		t.Errorf("readyz: %d", w.Code)
 	}
 	h.well(t)
+}
+
+// deaf opens watches on one connection and never reads a byte of them.
+func (h *harness) deaf(t *testing.T, streams int) {
+	t.Helper()
+	conn := h.raw(t, "h2")
+	_, err := io.WriteString(conn, http2.ClientPreface)
+	must(t, err)
+	fr := http2.NewFramer(conn, conn)
+	must(t, fr.WriteSettings())
+	var block strings.Builder
+	enc := hpack.NewEncoder(&block)
+	for i := range streams {
+		block.Reset()
+		for _, f := range [][2]string{{":method", "GET"}, {":path", "/api/v1/configmaps?watch=1&allowWatchBookmarks=true"}, {":scheme", "https"}, {":authority", "x"}, {"authorization", "Bearer root"}} {
+			must(t, enc.WriteField(hpack.HeaderField{Name: f[0], Value: f[1], Sensitive: true}))
+		}
+		must(t, fr.WriteHeaders(http2.HeadersFrameParam{StreamID: uint32(2*i + 1), BlockFragment: []byte(block.String()), EndHeaders: true, EndStream: true}))
+	}
+}
+
+// usual is how long an ordinary request takes: the median of some.
+func (h *harness) usual(t *testing.T) time.Duration {
+	t.Helper()
+	var took []time.Duration
+	for range 21 {
+		begin := time.Now()
+		h.well(t)
+		took = append(took, time.Since(begin))
+	}
+	slices.Sort(took)
+	return took[len(took)/2]
+}
+
+// TestDeafWatches opens watches that nobody reads and makes them fall behind:
+// what they hold is bounded, who reads sees everything, and others wait no longer
+// than before.
+func TestDeafWatches(t *testing.T) {
+	const conns, each, writes = 8, 200, 200
+	h := start(t)
+	heap := func() int64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapInuse + m.StackInuse)
+	}
+	undisturbed, before := h.usual(t), heap()
+	for range conns {
+		h.deaf(t, each)
+	}
+	eventually(t, "watches", func() bool { return h.watching(t) >= conns*each })
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, h.http.URL+"/api/v1/configmaps?watch=1", nil)
+	must(t, err)
+	r.Header.Set("Authorization", "Bearer root")
+	reader, err := h.http.Client().Do(r)
+	must(t, err)
+	defer reader.Body.Close()
+	text := strings.Repeat("x", 16<<10)
+	for i := range writes {
+		body := fmt.Appendf(nil, `{"metadata":{"name":"w%d"},"data":{"k":"%s"}}`, i, text)
+		if w := h.call(http.MethodPost, "/api/v1/namespaces/default/configmaps", "application/json", body); w.Code != http.StatusCreated {
+			t.Fatal(w.Code)
+		}
+	}
+	lines := bufio.NewReaderSize(reader.Body, 1<<20)
+	for i := range writes {
+		line, err := lines.ReadString('\n')
+		if want := fmt.Sprintf(`"name":"w%d"`, i); err != nil || !strings.Contains(line, want) {
+			t.Fatalf("event %d: %.200s, %v", i, line, err)
+		}
+	}
+	if d := h.usual(t); d > 20*undisturbed+time.Second {
+		t.Errorf("an ordinary request takes %v, undisturbed %v", d, undisturbed)
+	}
+	if per := (heap() - before) / (conns * each); per > 200<<10 {
+		t.Errorf("a watch that nobody reads holds %d kB", per>>10)
+	}
+}
+
+// watching is the number of open watches, by the metrics.
+func (h *harness) watching(t *testing.T) (n int) {
+	t.Helper()
+	for line := range strings.Lines(h.call(http.MethodGet, "/metrics", "", nil).Body.String()) {
+		if strings.HasPrefix(line, "apiserver_longrunning_requests{") && strings.Contains(line, `verb="WATCH"`) {
+			value, err := strconv.ParseFloat(strings.TrimSpace(line[strings.LastIndex(line, "}")+1:]), 64)
+			must(t, err)
+			n += int(value)
+		}
+	}
+	return n
 }

@@ -8,6 +8,8 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -137,5 +139,73 @@ func TestTopologyLabels(t *testing.T) {
 	must(t, err)
 	if p.Labels[corev1.LabelTopologyZone] != "z" || p.Labels[corev1.LabelTopologyRegion] != "r" || p.Labels["other"] != "" || p.Spec.NodeName != "n" {
 		t.Errorf("labels %v on %s", p.Labels, p.Spec.NodeName)
+	}
+}
+
+// TestResizeWithinTheNode: a pod that is placed grows as far as its node goes, and
+// only in ways that the node knows.
+func TestResizeWithinTheNode(t *testing.T) {
+	h := start(t, lenient)
+	ctx, cs := t.Context(), h.clients(t, runtime.ContentTypeJSON)
+	account(t, cs, "default")
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n"}}
+	made, err := cs.CoreV1().Nodes().Create(ctx, node, metav1.CreateOptions{})
+	must(t, err)
+	made.Status.Allocatable = corev1.ResourceList{"cpu": resource.MustParse("2"), "memory": resource.MustParse("1Gi")}
+	_, err = cs.CoreV1().Nodes().UpdateStatus(ctx, made, metav1.UpdateOptions{})
+	must(t, err)
+	p := podNamed("p")
+	p.Spec.NodeName = "n"
+	p.Spec.InitContainers = []corev1.Container{{Name: "first", Image: "x"}}
+	p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{"cpu": resource.MustParse("1")}
+	_, err = cs.CoreV1().Pods("default").Create(ctx, p, metav1.CreateOptions{})
+	must(t, err)
+	resize := func(what, name, cpu string) error {
+		_, err := cs.CoreV1().Pods("default").Patch(ctx, "p", "application/strategic-merge-patch+json",
+			fmt.Appendf(nil, `{"spec":{"%s":[{"name":"%s","resources":{"requests":{"cpu":"%s"}}}]}}`, what, name, cpu), metav1.PatchOptions{}, "resize")
+		return err
+	}
+	name := p.Spec.Containers[0].Name
+	if err := resize("containers", name, "3"); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "node didn't have enough allocatable resources: cpu, requested: 3000, allocatable: 2000") ||
+		!apierrors.HasStatusCause(err, "NodeCapacity") {
+		t.Errorf("beyond the node: %v", err)
+	}
+	must(t, resize("containers", name, "1500m"))
+	if err := resize("initContainers", "first", "1"); err == nil {
+		t.Error("the node never said that it can resize init containers")
+	}
+}
+
+// TestOptionalPlugins: those that upstream has off.
+func TestOptionalPlugins(t *testing.T) {
+	h := start(t, lenient, func(c *apiserver.Config) {
+		c.EnablePlugins = []string{"ExtendedResourceToleration", "LimitPodHardAntiAffinityTopology", "PodNodeSelector", "NamespaceExists"}
+	})
+	ctx, cs := t.Context(), h.clients(t, runtime.ContentTypeJSON)
+	account(t, cs, "default")
+	_, err := cs.CoreV1().Namespaces().Patch(ctx, "default", "application/merge-patch+json",
+		[]byte(`{"metadata":{"annotations":{"scheduler.alpha.kubernetes.io/node-selector":"pool=a"}}}`), metav1.PatchOptions{})
+	must(t, err)
+	p := podNamed("p")
+	p.Spec.Containers[0].Resources.Limits = corev1.ResourceList{"example.com/gpu": resource.MustParse("1")}
+	made, err := cs.CoreV1().Pods("default").Create(ctx, p, metav1.CreateOptions{})
+	must(t, err)
+	tolerates := slices.ContainsFunc(made.Spec.Tolerations, func(t corev1.Toleration) bool { return t.Key == "example.com/gpu" })
+	if made.Spec.NodeSelector["pool"] != "a" || !tolerates {
+		t.Errorf("selector %v, tolerations %v", made.Spec.NodeSelector, made.Spec.Tolerations)
+	}
+	other := podNamed("q")
+	other.Spec.NodeSelector = map[string]string{"pool": "b"}
+	if _, err := cs.CoreV1().Pods("default").Create(ctx, other, metav1.CreateOptions{}); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "conflicts with its namespace node label selector") {
+		t.Errorf("another pool: %v", err)
+	}
+	greedy := podNamed("r")
+	greedy.Spec.Affinity = &corev1.Affinity{PodAntiAffinity: &corev1.PodAntiAffinity{RequiredDuringSchedulingIgnoredDuringExecution: []corev1.PodAffinityTerm{
+		{TopologyKey: "zone", LabelSelector: &metav1.LabelSelector{}}}}}
+	if _, err := cs.CoreV1().Pods("default").Create(ctx, greedy, metav1.CreateOptions{}); !apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "only key kubernetes.io/hostname is allowed") {
+		t.Errorf("a zone for itself: %v", err)
+	}
+	if _, err := cs.CoreV1().ConfigMaps("nowhere").Create(ctx, configMap("m", nil), metav1.CreateOptions{}); !apierrors.IsNotFound(err) {
+		t.Errorf("in no namespace: %v", err)
 	}
 }

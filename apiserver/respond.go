@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -29,8 +31,9 @@ var noResource = schema.GroupResource{}
 // that accept that; below, it costs more than it saves.
 const gzipFrom = 128 << 10
 
-// maxWarnings bounds the Warning headers of one answer.
-const maxWarnings = 32
+// maxWarnings bounds the Warning headers of one answer. Beyond maxWarningText
+// bytes in all, a warning is cut to cutWarning.
+const maxWarnings, maxWarningText, cutWarning = 32, 4 << 10, 256
 
 // exchange is one request and its answer.
 type exchange struct {
@@ -44,6 +47,8 @@ type exchange struct {
 	status   int
 	warned   sync.Mutex // around warnings: a collection's deletes run beside each other
 	warnings []string
+	// warningText is the length of what was warned of, in bytes.
+	warningText int
 }
 
 func (x *exchange) WriteHeader(code int) {
@@ -90,9 +95,13 @@ func (x *exchange) Unwrap() http.ResponseWriter { return x.ResponseWriter }
 func (x *exchange) warn(text string) {
 	x.warned.Lock()
 	defer x.warned.Unlock()
-	if len(x.warnings) < maxWarnings {
-		x.warnings = append(x.warnings, text)
+	if len(x.warnings) == maxWarnings {
+		return
 	}
+	if x.warningText += len(text); x.warningText > maxWarningText {
+		text = clip(text, cutWarning)
+	}
+	x.warnings = append(x.warnings, text)
 }
 
 // object answers with an object that is not a stored record.
@@ -140,8 +149,21 @@ func indent(data []byte) []byte {
 	return b.Bytes()
 }
 
+// acceptsGzip tells whether compressing serves the client: one on this machine
+// would only spend the CPU time of both ends.
 func (x *exchange) acceptsGzip() bool {
-	return strings.Contains(x.r.Header.Get("Accept-Encoding"), "gzip")
+	return !x.sameMachine() && strings.Contains(x.r.Header.Get("Accept-Encoding"), "gzip")
+}
+
+// sameMachine tells clients that reach the server from the address that they
+// reach it at.
+func (x *exchange) sameMachine() bool {
+	local, ok := x.r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+	if !ok {
+		return false
+	}
+	remote, err := netip.ParseAddrPort(x.r.RemoteAddr)
+	return err == nil && remote.Addr().Unmap() == local.AddrPort().Addr().Unmap()
 }
 
 var gzipWriters = sync.Pool{New: func() any {
@@ -190,5 +212,24 @@ func statusOf(err error) *metav1.Status {
 		status.Status = metav1.StatusFailure
 	}
 	status.Kind, status.APIVersion = "Status", "v1"
+	status.Message = clip(status.Message, maxMessage)
+	if d := status.Details; d != nil && len(d.Causes) > 0 {
+		d = d.DeepCopy()
+		for i := range d.Causes {
+			d.Causes[i].Message = clip(d.Causes[i].Message, maxCause)
+		}
+		status.Details = d
+	}
 	return &status
+}
+
+// maxMessage and maxCause bound what a client is told in an error, in bytes: most
+// of a long one is what the client itself has sent.
+const maxMessage, maxCause = 64 << 10, 4 << 10
+
+func clip(text string, most int) string {
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + "..."
 }

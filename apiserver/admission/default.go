@@ -44,14 +44,18 @@ type Config struct {
 func Default(c Config) (Chain, error) {
 	own := Chain{
 		namespaceLifecycle(),
+		namespaceExists(),
+		hardAntiAffinity(),
 		limitRanger(),
 		serviceAccount(c.Follow),
 		nodeRestriction(c.Authorizer),
 		taintNodes(c.TaintNodes),
 		alwaysPull(),
 		podSecurity(),
+		podNodeSelector(),
 		priority(),
 		defaultTolerationSeconds(),
+		extendedResourceToleration(),
 		defaultStorageClass(),
 		storageInUse(),
 		ownerReferences(c.Authorizer, c.Registry),
@@ -64,6 +68,8 @@ func Default(c Config) (Chain, error) {
 		defaultIngressClass(),
 		denyExternalIPs(),
 		topologyLabels(),
+		declaredFeatures(),
+		podResize(),
 		roleEscalation(c),
 	}
 	all := slices.Concat(own, c.Extensions, Chain{serviceAllocation(c), resourceQuota()})
@@ -73,4 +79,6 @@ func Default(c Config) (Chain, error) {
 // offByDefault are the plugins that must be asked for.
 var offByDefault = map[string]bool{
 	"AlwaysPullImages": true, "OwnerReferencesPermissionEnforcement": true, "DenyServiceExternalIPs": true,
+	"NamespaceExists": true, "LimitPodHardAntiAffinityTopology": true,
+	"PodNodeSelector": true, "ExtendedResourceToleration": true,
 }

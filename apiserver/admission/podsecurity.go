@@ -42,7 +42,7 @@ func podSecurity() Plugin {
 }
 
 func labelled(ns *corev1.Namespace) bool {
-	for _, l := range []string{psapi.EnforceLevelLabel, psapi.WarnLevelLabel} {
+	for _, l := range []string{psapi.EnforceLevelLabel, psapi.WarnLevelLabel, psapi.AuditLevelLabel} {
 		if _, ok := ns.Labels[l]; ok {
 			return true
 		}
@@ -56,7 +56,20 @@ func judgeSecurity(r *Request, ev policy.Evaluator, ns *corev1.Namespace, meta *
 	for _, err := range errs {
 		r.Warn(err.Error())
 	}
+	annotate := func(key, value string) {
+		if r.Annotate != nil {
+			r.Annotate(psapi.AuditAnnotationPrefix+key, value)
+		}
+	}
 	_, isPod := r.Object.(*corev1.Pod)
+	if isPod {
+		annotate(psapi.EnforcedPolicyAnnotationKey, standard.Enforce.String())
+	}
+	if standard.Audit.Level != psapi.LevelPrivileged && r.Annotate != nil {
+		if res := policy.AggregateCheckResults(ev.EvaluatePod(standard.Audit, meta, spec)); !res.Allowed {
+			annotate(psapi.AuditViolationsAnnotationKey, fmt.Sprintf("would violate PodSecurity %q: %s", standard.Audit.String(), res.ForbiddenDetail()))
+		}
+	}
 	if isPod && standard.Enforce.Level != psapi.LevelPrivileged {
 		if res := policy.AggregateCheckResults(ev.EvaluatePod(standard.Enforce, meta, spec)); !res.Allowed {
 			return r.Forbidden(fmt.Errorf("violates PodSecurity %q: %s", standard.Enforce.String(), res.ForbiddenDetail()))

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -35,6 +36,9 @@ func Decode(f Format, body []byte, into runtime.Object, expect schema.GroupVersi
 		body, err = cborToJSON(body)
 	}
 	if err != nil {
+		return nil, cannotBe(expect, expect, err)
+	}
+	if err := checkBody(into, body); err != nil {
 		return nil, cannotBe(expect, expect, err)
 	}
 	if len(bytes.TrimSpace(body)) == 0 {
@@ -98,6 +102,13 @@ func decodeProtobuf(body []byte, into runtime.Object, expect schema.GroupVersion
 	if !ok {
 		return cannotBe(expect, expect, errNotProtobuf)
 	}
+	most := maxFields
+	if !hasQuantities(into) {
+		most = len(raw) // text may look like anything
+	}
+	if err := errors.Join(checkMessage(raw, most), CheckNumbers(into, raw)); err != nil {
+		return cannotBe(expect, expect, err)
+	}
 	if err := u.Unmarshal(raw); err != nil {
 		return cannotBe(expect, expect, err)
 	}
@@ -113,6 +124,56 @@ func cborToJSON(body []byte) ([]byte, error) {
 		return nil, err
 	}
 	return json.Marshal(content)
+}
+
+// maxParts bounds the objects in an object. Two bytes, "{}", become a kilobyte of
+// memory where they stand for a container.
+const maxParts = 100_000
+
+func checkBody(into runtime.Object, body []byte) error {
+	if len(body) > maxParts && hasQuantities(into) && bytes.Count(body, []byte("{")) > maxParts {
+		return errTooManyParts
+	}
+	return CheckNumbers(into, body)
+}
+
+var errTooManyParts = fmt.Errorf("it has more than %d parts", maxParts)
+
+// maxDigits bounds numbers in texts. Quantities are read to their last digit, in
+// time that grows by the square: a million digits take a second.
+const maxDigits = 64 << 10
+
+// CheckNumbers refuses a body with a number that is longer than any is for good
+// reason, for a kind that reads numbers.
+func CheckNumbers(kind runtime.Object, body []byte) error {
+	if len(body) < maxDigits || !hasQuantities(kind) {
+		return nil
+	}
+	for at := maxDigits; at < len(body); at += maxDigits {
+		first, last := at, at // of the digits around
+		for first >= 0 && isDigit(body[first]) && last-first <= maxDigits {
+			first--
+		}
+		for last < len(body) && isDigit(body[last]) && last-first <= maxDigits {
+			last++
+		}
+		if last-first > maxDigits {
+			return fmt.Errorf("it has a number of more than %d digits", maxDigits)
+		}
+	}
+	return nil
+}
+
+func isDigit(c byte) bool { return c >= '0' && c <= '9' || c == '.' }
+
+// hasQuantities tells kinds that may have them. What others have of digits is
+// data.
+func hasQuantities(obj runtime.Object) bool {
+	switch obj.(type) {
+	case *corev1.ConfigMap, *corev1.Secret, *unstructured.Unstructured:
+		return false
+	}
+	return true
 }
 
 // peekKind reads only apiVersion and kind, for an error's text.
@@ -146,9 +207,19 @@ func checkKind(got, expect schema.GroupVersionKind) error {
 
 func cannotBe(got, expect schema.GroupVersionKind, err error) error {
 	if got.Kind == "" {
-		return &DecodeError{err.Error()}
+		return &DecodeError{short(err.Error())}
 	}
-	return &DecodeError{fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", got.Kind, got.Version, expect.Kind, err)}
+	return &DecodeError{short(fmt.Sprintf("%s in version %q cannot be handled as a %s: %v", got.Kind, got.Version, expect.Kind, err))}
+}
+
+// maxText is how much of what a client sent wrong it is told, in bytes.
+const maxText = 16 << 10
+
+func short(text string) string {
+	if len(text) <= maxText {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxText], "") + "..."
 }
 
 // NotOfKind says that a body which could be read is still no object of the kind.

@@ -93,6 +93,83 @@ func splitEnvelope(data []byte) (gvk schema.GroupVersionKind, raw []byte, err er
 	return u.GroupVersionKind(), u.Raw, nil
 }
 
+// maxNesting is how many levels of messages a body may have, about as many as a
+// JSON body may: the generated decoders call themselves for each, and a stack that
+// grows without end ends the process.
+const maxNesting = 10_000
+
+// maxFields bounds the fields of all messages in a body.
+const maxFields = 4 * maxParts
+
+var errTooDeep = fmt.Errorf("its messages nest more than %d levels deep", maxNesting)
+
+// checkMessage refuses a message that nests beyond maxNesting or has more than so
+// many fields. Without the message's type, text that happens to read as a
+// message counts as one; plain text nests no deeper than some tens that way.
+func checkMessage(message []byte, most int) error {
+	if len(message) < 2*maxNesting {
+		return nil // a level takes two bytes
+	}
+	ends := make([]int, 1, 64) // of the messages around
+	ends[0] = len(message)
+	fields := 0
+	for at := 0; len(ends) > 0; {
+		end := ends[len(ends)-1]
+		if at == end {
+			ends = ends[:len(ends)-1]
+			continue
+		}
+		body, next := field(message[:end], at)
+		fields++
+		switch {
+		case next < 0: // no message after all
+			at = end
+		case body == next:
+			at = next
+		default:
+			at, ends = body, append(ends, next)
+		}
+		if len(ends) > maxNesting {
+			return errTooDeep
+		}
+		if fields > most {
+			return errTooManyParts
+		}
+	}
+	return nil
+}
+
+// field finds the end of the field at a place and the beginning of what may be a
+// message in it, which is its end if there is none; -1 is no field.
+func field(data []byte, at int) (body, next int) {
+	tag, n := binary.Uvarint(data[at:])
+	at += n
+	if n <= 0 || tag < 8 {
+		return -1, -1
+	}
+	switch tag & 7 {
+	case 0:
+		_, n = binary.Uvarint(data[at:])
+		if at += n; n <= 0 {
+			return -1, -1
+		}
+	case 1:
+		at += 8
+	case 2:
+		size, n := binary.Uvarint(data[at:])
+		if n <= 0 || size > uint64(len(data)-at-n) {
+			return -1, -1
+		}
+		return at + n, at + n + int(size)
+	case 5:
+		at += 4
+	}
+	if at > len(data) {
+		return -1, -1
+	}
+	return at, at
+}
+
 // rawOf is splitEnvelope for an envelope that this package wrote: it allocates
 // nothing and keeps to the layout of appendHead.
 func rawOf(data []byte) ([]byte, error) {

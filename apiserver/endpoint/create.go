@@ -5,14 +5,17 @@ import (
 	"errors"
 	"fmt"
 
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	utilrand "k8s.io/apimachinery/pkg/util/rand"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"proa/api"
 	"proa/apiserver/admission"
+	"proa/apiserver/fieldmanager"
 	"proa/store"
 )
 
@@ -167,7 +170,50 @@ func (e *Endpoint) mutateNew(ctx context.Context, q *Request, ar *admission.Requ
 	return nil
 }
 
+// maxErrors bounds the errors that one answer lists.
+const maxErrors = 500
+
+func invalid(q Request, obj api.Object, errs field.ErrorList) error {
+	return apierrors.NewInvalid(q.Served.Resource.GVK().GroupKind(), obj.GetName(), errs[:min(len(errs), maxErrors)])
+}
+
+// maxReferences bounds an object's owners and finalizers: each is judged by itself,
+// at a cost.
+const maxReferences = 10_000
+
+// tooMany refuses lists that every kind has before anything is done about each of
+// their entries.
+func tooMany(q Request, obj api.Object) error {
+	if !holdsData(obj) && fieldmanager.Wide(obj) {
+		return apierrors.NewRequestEntityTooLargeError("its maps and lists may have some 10000 entries")
+	}
+	var errs field.ErrorList
+	meta := field.NewPath("metadata")
+	if n := len(obj.GetOwnerReferences()); n > maxReferences {
+		errs = append(errs, field.TooMany(meta.Child("ownerReferences"), n, maxReferences))
+	}
+	if n := len(obj.GetFinalizers()); n > maxReferences {
+		errs = append(errs, field.TooMany(meta.Child("finalizers"), n, maxReferences))
+	}
+	if len(errs) > 0 {
+		return invalid(q, obj, errs)
+	}
+	return nil
+}
+
+// holdsData tells kinds whose entries are judged one by one at most.
+func holdsData(obj api.Object) bool {
+	switch obj.(type) {
+	case *corev1.ConfigMap, *corev1.Secret, *unstructured.Unstructured:
+		return true
+	}
+	return false
+}
+
 func validateCreate(q Request, obj api.Object) error {
+	if err := tooMany(q, obj); err != nil {
+		return err
+	}
 	var errs field.ErrorList
 	if q.Served.Validate != nil {
 		errs = q.Served.Validate(obj)
@@ -179,7 +225,7 @@ func validateCreate(q Request, obj api.Object) error {
 		errs = append(errs, as.Strict(obj, nil)...)
 	}
 	if len(errs) > 0 {
-		return apierrors.NewInvalid(q.Served.Resource.GVK().GroupKind(), obj.GetName(), errs)
+		return invalid(q, obj, errs)
 	}
 	if q.Served.Warnings != nil {
 		q.warn(q.Served.Warnings(obj, nil)...)

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"slices"
 
-	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -22,10 +21,9 @@ import (
 
 	"proa/api"
 	"proa/apiserver/codec"
+	"proa/apiserver/fieldmanager"
+	"proa/apiserver/jsonpatch"
 )
-
-// maxPatchOperations bounds a JSON patch.
-const maxPatchOperations = 10000
 
 // Patch is a patch as the client sent it. For apply, Data is YAML or JSON.
 type Patch struct {
@@ -165,14 +163,13 @@ func patchJSON(before []byte, old api.Object, p Patch) ([]byte, error) {
 	case types.JSONPatchType:
 		return applyJSONPatch(before, p.Data)
 	case types.MergePatchType:
-		after, err := jsonpatch.MergePatch(before, p.Data)
+		after, err := jsonpatch.Merge(before, p.Data)
 		return after, badPatch(err)
 	case types.StrategicMergePatchType:
 		if _, custom := old.(*unstructured.Unstructured); custom {
 			break
 		}
-		after, err := strategicpatch.StrategicMergePatch(before, p.Data, old)
-		return after, badStrategicPatch(err)
+		return applyStrategicPatch(before, old, p.Data)
 	}
 	return nil, unsupportedPatch(p.Type)
 }
@@ -185,19 +182,36 @@ func unsupportedPatch(t types.PatchType) error {
 }
 
 func applyJSONPatch(before, data []byte) ([]byte, error) {
-	patch, err := jsonpatch.DecodePatch(data)
+	patch, err := jsonpatch.Decode(data)
 	if err != nil {
 		return nil, apierrors.NewBadRequest(err.Error())
 	}
-	if len(patch) > maxPatchOperations {
-		return nil, apierrors.NewRequestEntityTooLargeError(
-			fmt.Sprintf("The allowed maximum operations in a JSON patch is %d, got %d", maxPatchOperations, len(patch)))
-	}
 	after, err := patch.Apply(before)
-	if err != nil {
+	switch {
+	case errors.Is(err, jsonpatch.ErrTooLarge):
+		return nil, apierrors.NewRequestEntityTooLargeError(err.Error())
+	case err != nil:
 		return nil, apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", err.Error(), 0, false)
 	}
 	return after, nil
+}
+
+// wideFrom is the size in bytes from which a strategic merge patch may have lists
+// so long that merging them takes too long.
+const wideFrom = 64 << 10
+
+func applyStrategicPatch(before []byte, old api.Object, data []byte) ([]byte, error) {
+	if len(data) >= wideFrom {
+		var content map[string]any
+		if err := kjson.UnmarshalCaseSensitivePreserveInts(data, &content); err != nil {
+			return nil, apierrors.NewBadRequest(err.Error())
+		}
+		if fieldmanager.TooWide(content) {
+			return nil, apierrors.NewRequestEntityTooLargeError("the lists of a strategic merge patch may have some 10000 entries")
+		}
+	}
+	after, err := strategicpatch.StrategicMergePatch(before, data, old)
+	return after, badStrategicPatch(err)
 }
 
 func badPatch(err error) error {
@@ -272,6 +286,9 @@ func decodeIntent(q Request, p Patch) (*unstructured.Unstructured, error) {
 	f := codec.YAML
 	if p.Type == types.ApplyCBORPatchType {
 		f = codec.CBOR
+	}
+	if err := codec.CheckNumbers(q.Served.New(), p.Data); err != nil {
+		return nil, apierrors.NewBadRequest(err.Error())
 	}
 	u := &unstructured.Unstructured{}
 	if f == codec.YAML {

@@ -218,10 +218,13 @@ func (e *Endpoint) mutateNext(ctx context.Context, q Request, ar *admission.Requ
 }
 
 func validateUpdate(q Request, obj, old api.Object) error {
+	if err := tooMany(q, obj); err != nil {
+		return err
+	}
 	whole := q.Subresource == "" || q.Subresource == "scale"
 	if as := q.Served.As; whole && as != nil && as.Strict != nil {
 		if errs := as.Strict(obj, old); len(errs) > 0 {
-			return apierrors.NewInvalid(q.Served.Resource.GVK().GroupKind(), obj.GetName(), errs)
+			return invalid(q, obj, errs)
 		}
 	}
 	judge := q.Served.ValidateUpdate
@@ -231,18 +234,17 @@ func validateUpdate(q Request, obj, old api.Object) error {
 	if c := q.Served.Custom; c != nil && c.Judge != nil {
 		judge = func(obj, old api.Object) field.ErrorList { return c.Judge(obj, old, !whole, q.warn) }
 	}
-	gk := q.Served.Resource.GVK().GroupKind()
 	if whole && q.Served.Validate != nil && !q.Served.Ratchets {
 		errs := q.Served.Validate(obj)
 		if judge != nil {
 			errs = append(errs, judge(obj, old)...)
 		}
 		if len(errs) > 0 {
-			return apierrors.NewInvalid(gk, obj.GetName(), errs)
+			return invalid(q, obj, errs)
 		}
 	} else if judge != nil {
 		if errs := judge(obj, old); len(errs) > 0 {
-			return apierrors.NewInvalid(gk, obj.GetName(), errs)
+			return invalid(q, obj, errs)
 		}
 	}
 	if whole && q.Served.Warnings != nil {

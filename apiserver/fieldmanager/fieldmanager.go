@@ -37,8 +37,12 @@ type key struct {
 }
 
 // Update notes in obj's managedFields what manager changed since live. obj is
-// changed; live, an empty object on create, is not.
+// changed; live, an empty object on create, is not. Where there are too many
+// fields to note, none has an owner.
 func (m *Managers) Update(served api.Served, subresource string, live, obj api.Object, manager string) (api.Object, error) {
+	if Wide(obj) || Wide(live) {
+		return disown(obj), nil
+	}
 	fm, err := m.of(served, subresource)
 	if err != nil {
 		return nil, err
@@ -49,6 +53,9 @@ func (m *Managers) Update(served api.Served, subresource string, live, obj api.O
 // Apply merges what manager intends into live. It returns nil where the merge
 // changes nothing. A conflict is a Status error.
 func (m *Managers) Apply(served api.Served, subresource string, live api.Object, intent *unstructured.Unstructured, manager string, force bool) (api.Object, error) {
+	if Wide(intent) || Wide(live) {
+		return nil, errTooWide()
+	}
 	fm, err := m.of(served, subresource)
 	if err != nil {
 		return nil, err

@@ -63,20 +63,6 @@ func compileMutating(obj api.Object) *mutator {
 	return m
 }
 
-// rounds is what the first round leaves for the second.
-type rounds struct {
-	used  map[string]bool // uses of policies that want to be used again
-	again map[string]bool // those of them after which the object changed
-	last  api.Object      // what the last policy left
-}
-
-func (s *rounds) requireAgain() {
-	for id := range s.used {
-		s.again[id] = true
-	}
-	clear(s.used)
-}
-
 const memory = "MutatingAdmissionPolicy"
 
 func (p *Policies) mutate(ctx context.Context, r *admission.Request) error {
@@ -87,28 +73,21 @@ func (p *Policies) mutate(ctx context.Context, r *admission.Request) error {
 	if len(policies) == 0 || r.Object == nil {
 		return nil
 	}
-	s, _ := r.Remembered(memory).(*rounds)
-	if s == nil {
-		s = &rounds{used: map[string]bool{}, again: map[string]bool{}}
-		r.Remember(memory, s)
-	} else if !equality.Semantic.DeepEqual(s.last, r.Object) {
-		s.requireAgain()
-	}
-	c := &change{p: p, view: extension.NewView(r), rounds: s}
+	c := &change{p: p, view: extension.NewView(r), rounds: extension.RoundsOf(r, memory)}
 	for _, m := range policies {
 		if err := c.policy(ctx, m); err != nil {
 			return err
 		}
 	}
-	s.last = r.Object.DeepCopyObject().(api.Object)
+	c.rounds.Ended(r)
 	return c.conclude()
 }
 
 // change is one round of all mutating policies over a request.
 type change struct {
-	*rounds
 	p        *Policies
 	view     *extension.View
+	rounds   *extension.Rounds
 	failures []error
 }
 
@@ -158,10 +137,9 @@ func (c *change) use(ctx context.Context, m *mutator, b *binding, match extensio
 		c.failed(m, b, err)
 	}
 	id := useID(m, b, obj)
-	if err != nil || !ok || c.view.Round > 0 && !c.again[id] {
+	if err != nil || !ok || !c.rounds.Due(c.view.Request, id) {
 		return nil
 	}
-	delete(c.again, id)
 	before := c.view.Object
 	for _, patcher := range m.patches {
 		req := patch.Request{
@@ -180,12 +158,7 @@ func (c *change) use(ctx context.Context, m *mutator, b *binding, match extensio
 			return apierrors.NewInternalError(err)
 		}
 	}
-	if c.view.Object != before {
-		c.requireAgain()
-	}
-	if m.policy.Spec.ReinvocationPolicy == admissionregv1.IfNeededReinvocationPolicy {
-		c.used[id] = true
-	}
+	c.rounds.Asked(id, c.view.Object != before, m.policy.Spec.ReinvocationPolicy == admissionregv1.IfNeededReinvocationPolicy)
 	return nil
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	admissionv1 "k8s.io/api/admission/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -15,27 +14,8 @@ import (
 	"proa/apiserver/admission"
 	"proa/apiserver/admission/extension"
 	"proa/apiserver/codec"
+	"proa/apiserver/jsonpatch"
 )
-
-// maxPatchOperations bounds a webhook's patch.
-const maxPatchOperations = 10000
-
-// rounds is what the first round leaves for the second, in which a webhook is
-// asked again if it wants that and the object is not as it left it.
-type rounds struct {
-	asked map[string]bool // by id; those that want to be asked again
-	again map[string]bool // those of asked after which the object changed
-	last  api.Object      // what the last webhook left
-}
-
-// requireAgain is called when the object changed: whoever was asked before has
-// not seen that.
-func (s *rounds) requireAgain() {
-	for id := range s.asked {
-		s.again[id] = true
-	}
-	clear(s.asked)
-}
 
 const memory = "MutatingAdmissionWebhook"
 
@@ -47,27 +27,18 @@ func (w *Webhooks) mutate(ctx context.Context, r *admission.Request) error {
 	if len(hooks) == 0 {
 		return nil
 	}
-	s, _ := r.Remembered(memory).(*rounds)
-	if s == nil {
-		s = &rounds{asked: map[string]bool{}, again: map[string]bool{}}
-		r.Remember(memory, s)
-	} else if !equality.Semantic.DeepEqual(s.last, r.Object) {
-		s.requireAgain()
-	}
-	v := extension.NewView(r)
+	v, s := extension.NewView(r), extension.RoundsOf(r, memory)
 	for i, h := range hooks {
 		if err := w.mutateOne(ctx, v, s, h, i); err != nil {
 			return err
 		}
 	}
-	if r.Changed() && r.Object != nil {
-		s.last = r.Object.DeepCopyObject().(api.Object)
-	}
+	s.Ended(r)
 	return nil
 }
 
-func (w *Webhooks) mutateOne(ctx context.Context, v *extension.View, s *rounds, h *hook, index int) error {
-	if v.Round > 0 && !s.again[h.id()] {
+func (w *Webhooks) mutateOne(ctx context.Context, v *extension.View, s *extension.Rounds, h *hook, index int) error {
+	if !s.Due(v.Request, h.id()) {
 		return nil
 	}
 	c, err := w.concerns(ctx, v, h, index)
@@ -77,13 +48,7 @@ func (w *Webhooks) mutateOne(ctx context.Context, v *extension.View, s *rounds, 
 	start := time.Now()
 	changed, err := w.patch(ctx, v, c)
 	w.metrics.asked(h, v.Op, time.Since(start), err)
-	delete(s.again, h.id())
-	if changed {
-		s.requireAgain()
-	}
-	if h.reinvoke {
-		s.asked[h.id()] = true
-	}
+	s.Asked(h.id(), changed, h.reinvoke)
 	c.note(v, "mutation", changed, nil)
 	return w.outcome(ctx, v, c, err)
 }
@@ -95,7 +60,7 @@ func (w *Webhooks) patch(ctx context.Context, v *extension.View, c *call) (bool,
 	if err != nil || len(res.Patch) == 0 {
 		return false, err
 	}
-	ops, err := jsonpatch.DecodePatch(res.Patch)
+	ops, err := jsonpatch.Decode(res.Patch)
 	if err != nil {
 		return false, c.failed(503, "received undecodable patch in webhook response: %w", err)
 	}
@@ -106,8 +71,6 @@ func (w *Webhooks) patch(ctx context.Context, v *extension.View, c *call) (bool,
 		return false, apierrors.NewInternalError(fmt.Errorf("admission webhook %q attempted to modify the object, which is not supported for this operation", c.name))
 	case *res.PatchType != admissionv1.PatchTypeJSONPatch:
 		return false, c.failed(400, "unsupported patch type %q", *res.PatchType)
-	case len(ops) > maxPatchOperations:
-		return false, c.failed(503, "the patch has %d operations, more than %d", len(ops), maxPatchOperations)
 	}
 	next, err := apply(v, c, ops)
 	if err != nil {
@@ -123,12 +86,12 @@ func (w *Webhooks) patch(ctx context.Context, v *extension.View, c *call) (bool,
 	return true, nil
 }
 
-func apply(v *extension.View, c *call, ops jsonpatch.Patch) (api.Object, error) {
+func apply(v *extension.View, c *call, patch jsonpatch.Patch) (api.Object, error) {
 	before, err := json.Marshal(c.at.VersionedObject.Object())
 	if err != nil {
 		return nil, err
 	}
-	after, err := ops.Apply(before)
+	after, err := patch.Apply(before)
 	if err != nil {
 		return nil, err
 	}
