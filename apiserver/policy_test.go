@@ -314,12 +314,16 @@ func TestExpressionsAreChecked(t *testing.T) {
 	spec.MatchConstraints = constraints("CREATE", "", "v1", "pods")
 	spec.Variables = []admissionregv1.Variable{{Name: "good", Expression: "true"}, {Name: "in", Expression: "nothing"}}
 	spec.MatchConditions = []admissionregv1.MatchCondition{{Name: "c", Expression: "variables.good"}}
-	spec.AuditAnnotations = []admissionregv1.AuditAnnotation{{Key: "a b", ValueExpression: "1"}}
+	spec.AuditAnnotations = []admissionregv1.AuditAnnotation{{Key: "ab", ValueExpression: "1"}}
 	_, err := cs.AdmissionregistrationV1().ValidatingAdmissionPolicies().Create(ctx, &admissionregv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: spec}, metav1.CreateOptions{})
 	refused(err, `spec.validations[0].expression: Invalid value: "object.x +": compilation failed: ERROR: <input>:1:11: Syntax error`,
 		`spec.validations[1].expression: Invalid value: "1": must evaluate to bool but got int`, `undeclared reference to 'params'`,
 		`spec.validations[2].messageExpression: Invalid value: "2": must evaluate to string`, `spec.variables[1].name: Invalid value: "in": must be a valid CEL identifier`,
-		`spec.variables[1].expression: Invalid value: "nothing"`, `spec.matchConditions[0].expression`, `spec.auditAnnotations[0].key`, `spec.auditAnnotations[0].valueExpression`)
+		`spec.variables[1].expression: Invalid value: "nothing"`, `spec.matchConditions[0].expression`, `spec.auditAnnotations[0].valueExpression`)
+	named := *spec.DeepCopy() // what is no expression is looked at first
+	named.AuditAnnotations[0].Key = "a b"
+	_, err = cs.AdmissionregistrationV1().ValidatingAdmissionPolicies().Create(ctx, &admissionregv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: named}, metav1.CreateOptions{})
+	refused(err, `spec.auditAnnotations[0].key: Invalid value: "p/a b"`)
 	_, err = cs.AdmissionregistrationV1().MutatingAdmissionPolicies().Create(ctx, &admissionregv1.MutatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: "p"},
 		Spec: admissionregv1.MutatingAdmissionPolicySpec{
 			MatchConstraints: constraints("CREATE", "", "v1", "pods"), ReinvocationPolicy: admissionregv1.NeverReinvocationPolicy,
