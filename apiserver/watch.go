@@ -40,6 +40,10 @@ type stream struct {
 	buf     []byte
 	columns bool // the table's columns were sent
 	sent    uint64
+	// stall cuts the client off that takes nothing for stallTimeout. It is a
+	// timer of the stream's own: a deadline of the connection costs HTTP/2's one
+	// goroutine two messages an event.
+	stall *time.Timer
 }
 
 func (c *call) watch() error {
@@ -62,6 +66,10 @@ func (c *call) watch() error {
 	c.Header().Set("Cache-Control", "no-cache, private")
 	c.WriteHeader(http.StatusOK)
 	st := &stream{c: c, w: w, ctl: http.NewResponseController(c.ResponseWriter), shape: c.shape()}
+	st.stall = time.AfterFunc(stallTimeout, func() {
+		_ = st.ctl.SetWriteDeadline(time.Unix(1, 0)) // not every connection has deadlines
+	})
+	defer st.stall.Stop()
 	_ = st.flush() // the header; a client that went away shows at the next write
 	st.run(deadlineOf(c.r.Context(), opts), opts.AllowWatchBookmarks)
 	return nil
@@ -100,14 +108,10 @@ func (st *stream) run(end time.Time, bookmarks bool) {
 		return
 	}
 	st.c.settled()
+	ctx, cancel := st.until(end, bookmarks)
+	defer func() { cancel() }()
 	for {
-		wake := end
-		if next := time.Now().Add(bookmarkEvery); bookmarks && next.Before(end) {
-			wake = next
-		}
-		ctx, cancel := context.WithDeadline(st.c.r.Context(), wake)
 		changes, rev, err := st.w.Next(ctx)
-		cancel()
 		switch {
 		case err == nil:
 			if err := st.send(changes); err != nil {
@@ -123,11 +127,21 @@ func (st *stream) run(end time.Time, bookmarks bool) {
 			if !time.Now().Before(end) {
 				return
 			}
+			cancel()
+			ctx, cancel = st.until(end, bookmarks)
 		default:
 			st.fail(err)
 			return
 		}
 	}
+}
+
+// until is a context that ends when a bookmark is due, or the watch.
+func (st *stream) until(end time.Time, bookmarks bool) (context.Context, context.CancelFunc) {
+	if next := time.Now().Add(bookmarkEvery); bookmarks && next.Before(end) {
+		end = next
+	}
+	return context.WithDeadline(st.c.r.Context(), end)
 }
 
 // begin sends the state that the watch starts from.
@@ -263,7 +277,7 @@ func (st *stream) write() error {
 	if len(st.buf) == 0 {
 		return nil
 	}
-	_ = st.ctl.SetWriteDeadline(time.Now().Add(stallTimeout)) // not every connection has deadlines
+	st.stall.Reset(stallTimeout)
 	_, err := st.c.Write(st.buf)
 	st.buf = st.buf[:0]
 	if cap(st.buf) > 8*frameBatch {
@@ -276,7 +290,8 @@ func (st *stream) flush() error {
 	if err := st.write(); err != nil {
 		return err
 	}
+	st.stall.Reset(stallTimeout)
 	err := st.ctl.Flush()
-	_ = st.ctl.SetWriteDeadline(time.Time{}) // as above
+	st.stall.Stop()
 	return err
 }

@@ -93,13 +93,13 @@ func (s *services) allocateIPs(r *Request, svc, old *corev1.Service) error {
 		}
 		ips = []string{ip.String()}
 	}
-	for i, text := range ips {
+	for _, text := range ips {
 		if old != nil && slices.Contains(old.Spec.ClusterIPs, text) {
 			continue
 		}
 		if err := s.takeIP(r, svc, text); err != nil {
-			at := field.NewPath("spec", "clusterIPs").Index(i)
-			return invalidService(svc, field.Invalid(at, text, fmt.Sprintf("failed to allocate IP %s: %v", text, err)))
+			at := field.NewPath("spec", "clusterIPs")
+			return invalidService(svc, field.Invalid(at, ips, fmt.Sprintf("failed to allocate IP %s: %v", text, err)))
 		}
 	}
 	svc.Spec.ClusterIPs, svc.Spec.ClusterIP = ips, ips[0]
