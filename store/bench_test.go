@@ -176,7 +176,7 @@ func BenchmarkWatch(b *testing.B) {
 
 // BenchmarkOpen starts a store with 10,000 pods on disk.
 func BenchmarkOpen(b *testing.B) {
-	for _, n := range []int{0, 10_000} {
+	for _, n := range []int{0, 10_000, 100_000} {
 		b.Run(fmt.Sprintf("objects=%d", n), func(b *testing.B) {
 			dir := b.TempDir()
 			open := func() *store.Store {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -113,19 +114,15 @@ func setDefault[T comparable](v *T, d T) {
 
 // load builds the first world.
 func (s *Store) load(from func(context.Context, func(Entry) error) (uint64, error)) error {
-	trees := map[string]*tree{}
-	namespaces := map[string]string{}
-	revision, err := from(context.Background(), func(e Entry) error {
-		t := trees[e.Key.Resource]
-		if t == nil {
-			t = newTree(s.registry.ByKey(e.Key.Resource), 0)
-			trees[e.Key.Resource] = t
-		}
-		return t.load(s.intern(e, namespaces), s.shared)
-	})
+	l := &loading{store: s, trees: map[string]*tree{}, names: map[string]string{}}
+	revision, err := from(context.Background(), l.add)
+	if err == nil {
+		err = l.flush()
+	}
 	if err != nil {
 		return err
 	}
+	trees := l.trees
 	// Clients read revision 0 as "any", so the first world is at 1.
 	start := max(revision, 1)
 	s.start.Store(start)
@@ -148,8 +145,72 @@ func (s *Store) load(from func(context.Context, func(Entry) error) (uint64, erro
 	return nil
 }
 
+// loading is the first world while it is read. Records are decoded some at a
+// time, by all processors.
+type loading struct {
+	store *Store
+	trees map[string]*tree
+	names map[string]string
+	chunk []Entry
+}
+
+const loadChunk = 1024
+
+func (l *loading) add(e Entry) error {
+	l.chunk = append(l.chunk, intern(e, l.names))
+	if len(l.chunk) < loadChunk {
+		return nil
+	}
+	return l.flush()
+}
+
+// flush files what was read since.
+func (l *loading) flush() error {
+	rows := make([]*api.Resource, len(l.chunk))
+	for i, e := range l.chunk {
+		t := l.trees[e.Key.Resource]
+		if t == nil {
+			t = newTree(l.store.registry.ByKey(e.Key.Resource), 0)
+			l.trees[e.Key.Resource] = t
+		}
+		rows[i] = t.row
+	}
+	records, err := l.decode(rows)
+	if err != nil {
+		return err
+	}
+	for _, r := range records {
+		l.trees[r.key.Resource].put(r)
+		r.object.Store(nil) // most are never asked for again
+	}
+	l.chunk = l.chunk[:0]
+	return nil
+}
+
+// decode makes the records of a chunk. The error is that of the first record
+// that has one.
+func (l *loading) decode(rows []*api.Resource) ([]*Record, error) {
+	records, errs := make([]*Record, len(rows)), make([]error, len(rows))
+	var wg sync.WaitGroup
+	workers := runtime.GOMAXPROCS(0)
+	for w := range workers {
+		wg.Go(func() {
+			for i := w; i < len(rows); i += workers {
+				records[i], errs[i] = l.store.shared.loaded(l.chunk[i], rows[i])
+			}
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return nil, err
+		}
+	}
+	return records, nil
+}
+
 // intern lets all records share the strings of their keys.
-func (s *Store) intern(e Entry, seen map[string]string) Entry {
+func intern(e Entry, seen map[string]string) Entry {
 	for _, p := range []*string{&e.Key.Resource, &e.Key.Namespace} {
 		if v, ok := seen[*p]; ok {
 			*p = v
@@ -160,20 +221,24 @@ func (s *Store) intern(e Entry, seen map[string]string) Entry {
 	return e
 }
 
-// load adds a record from disk. Decoding it here finds damage before anything
-// relies on the object.
-func (t *tree) load(e Entry, shared *shared) error {
-	r, err := shared.open(e)
+// loaded makes a record from disk. Decoding it here finds damage before anything
+// relies on the object, which stays with the record if it is needed to file it.
+func (s *shared) loaded(e Entry, row *api.Resource) (*Record, error) {
+	r, err := s.open(e)
 	if err != nil {
-		return fmt.Errorf("store: cannot open %s (revision %d on disk): %w", e.Key, e.Revision, err)
+		return nil, fmt.Errorf("store: cannot open %s (revision %d on disk): %w", e.Key, e.Revision, err)
 	}
-	if t.row != nil {
-		if _, err := r.decode(); err != nil {
-			return fmt.Errorf("%w (revision %d on disk): restore the data directory from a snapshot, or start with the version of proa that wrote it", err, e.Revision)
-		}
+	if row == nil {
+		return r, nil
 	}
-	t.put(r)
-	return nil
+	obj, err := r.decode()
+	if err != nil {
+		return nil, fmt.Errorf("%w (revision %d on disk): restore the data directory from a snapshot, or start with the version of proa that wrote it", err, e.Revision)
+	}
+	if len(row.Indexes) > 0 {
+		r.object.Store(&obj)
+	}
+	return r, nil
 }
 
 // Close waits for the transactions that were accepted, ends all watchers and

@@ -309,7 +309,12 @@ func (s *Store) reload(ctx context.Context) error {
 			t.put(r)
 			return nil
 		}
-		return t.load(s.intern(e, names), s.shared)
+		r, err := s.shared.loaded(intern(e, names), t.row)
+		if err == nil {
+			t.put(r)
+			r.object.Store(nil)
+		}
+		return err
 	})
 	if err != nil {
 		return err
