@@ -28,7 +28,12 @@ func (c *podCheck) mainContainer(k *corev1.Container, at *field.Path) field.Erro
 }
 
 func (c *podCheck) initContainer(k *corev1.Container, at *field.Path) field.ErrorList {
-	errs := append(c.container(k, at), validateRestart(k, at)...)
+	errs := c.container(k, at)
+	if k.RestartPolicy != nil {
+		errs = append(errs, validateRestart(k, at)...)
+	} else if len(k.RestartPolicyRules) > 0 {
+		errs = append(errs, field.Required(at.Child("restartPolicy"), "must specify restartPolicy when restart rules are used"))
+	}
 	if isSidecar(k) {
 		return slices.Concat(errs, validateProbes(k, at), validateLifecycle(k.Lifecycle, c.spec, at.Child("lifecycle")))
 	}
@@ -195,7 +200,7 @@ func (c *podCheck) mounts(k *corev1.Container, list *field.Path) field.ErrorList
 			errs = append(errs, field.Invalid(at.Child("name"), m.Name, "must not already exist in volumeDevices"))
 		}
 		if ok && volume.Image != nil && (m.SubPathExpr != "") {
-			errs = append(errs, field.Invalid(at.Child("subPathExpr"), m.SubPathExpr, "not allowed in image volume sources"))
+			errs = append(errs, field.Invalid(list.Child("subPathExpr"), m.SubPathExpr, "not allowed in image volume sources"))
 		}
 		return slices.Concat(errs, validateSubPath(m, at), validatePropagation(m, k, list, at))
 	})

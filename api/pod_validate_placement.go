@@ -62,9 +62,20 @@ func validateNodeTerm(t *corev1.NodeSelectorTerm, at *field.Path) field.ErrorLis
 		each(t.MatchFields, at.Child("matchFields"), validateNodeField)...)
 }
 
+// validateWish judges a term that need not match: of its values there are only
+// warnings.
+func validateWish(t *corev1.NodeSelectorTerm, at *field.Path) field.ErrorList {
+	return append(
+		each(t.MatchExpressions, at.Child("matchExpressions"), validateNodeExpression),
+		each(t.MatchFields, at.Child("matchFields"), validateNodeField)...)
+}
+
+func validateNodeExpression(r *corev1.NodeSelectorRequirement, at *field.Path) field.ErrorList {
+	return append(validateNodeOperator(r, at), metavalidation.ValidateLabelName(r.Key, at.Child("key"))...)
+}
+
 func validateNodeRequirement(r *corev1.NodeSelectorRequirement, at *field.Path) field.ErrorList {
-	errs := validateNodeOperator(r, at)
-	errs = append(errs, metavalidation.ValidateLabelName(r.Key, at.Child("key"))...)
+	errs := validateNodeExpression(r, at)
 	for i, v := range r.Values {
 		errs = append(errs, invalidEach(v, at.Child("values").Index(i), validation.IsValidLabelValue(v))...)
 	}
@@ -120,7 +131,7 @@ func validateWeight(w int32, at *field.Path) field.ErrorList {
 }
 
 func validatePreference(p *corev1.PreferredSchedulingTerm, at *field.Path) field.ErrorList {
-	return append(validateWeight(p.Weight, at), validateNodeTerm(&p.Preference, at.Child("preference"))...)
+	return append(validateWeight(p.Weight, at), validateWish(&p.Preference, at.Child("preference"))...)
 }
 
 func validateWeightedTerm(t *corev1.WeightedPodAffinityTerm, at *field.Path) field.ErrorList {
@@ -137,7 +148,7 @@ func validateAffinityTerm(t *corev1.PodAffinityTerm, at *field.Path) field.Error
 	}
 	errs = append(errs, validateMatchKeys(t, at)...)
 	if t.TopologyKey == "" {
-		return append(errs, field.Required(at.Child("topologyKey"), "can not be empty"))
+		errs = append(errs, field.Required(at.Child("topologyKey"), "can not be empty"))
 	}
 	return append(errs, metavalidation.ValidateLabelName(t.TopologyKey, at.Child("topologyKey"))...)
 }

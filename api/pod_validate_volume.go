@@ -24,7 +24,9 @@ func (c *podCheck) volumeList(at *field.Path) field.ErrorList {
 		if s := v.ISCSI; s != nil && s.InitiatorName != nil && len(v.Name)+1+len(s.TargetPortal) > maxTargetName {
 			errs = append(errs, field.Invalid(at.Child("name"), v.Name, "Total length of <volume name>:<iscsi.targetPortal> must be under 64 characters if iscsi.initiatorName is specified."))
 		}
-		c.volumes[v.Name] = v
+		if len(errs) == 0 { // what names a volume that is wrong finds none
+			c.volumes[v.Name] = v
+		}
 		return errs
 	})
 }

@@ -7,6 +7,7 @@ import (
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -38,7 +39,13 @@ func deploymentRow() *Resource {
 		GroupVersion: appsv1.SchemeGroupVersion, Plural: "deployments", Short: []string{"deploy"}, Categories: []string{"all"}, Namespaced: true,
 		List:   &appsv1.DeploymentList{},
 		Status: true, Generation: true,
-		Default:  defaultDeployment,
+		Default: defaultDeployment,
+		// A change of the annotations counts as one of the spec: some belong to it.
+		PrepareUpdate: func(d, old *appsv1.Deployment) {
+			if !equality.Semantic.DeepEqual(d.Annotations, old.Annotations) {
+				d.Generation = old.Generation + 1
+			}
+		},
 		Validate: validateDeployment,
 		Warnings: namedTemplateWarnings(specPath.Child("template"), func(d *appsv1.Deployment) *corev1.PodTemplateSpec { return &d.Spec.Template }),
 		ValidateUpdate: func(d, old *appsv1.Deployment) field.ErrorList {

@@ -25,6 +25,7 @@ func daemonSetRow() *Resource {
 		Status: true, Generation: true,
 		Default:       defaultDaemonSet,
 		PrepareCreate: func(d *appsv1.DaemonSet) { setTemplateGeneration(d, 1) },
+		PrepareStatus: keepTemplateGeneration,
 		PrepareUpdate: prepareDaemonSetUpdate,
 		Validate:      validateDaemonSet,
 		Warnings:      templateWarnings(specPath.Child("template"), func(d *appsv1.DaemonSet) *corev1.PodTemplateSpec { return &d.Spec.Template }),
@@ -65,6 +66,16 @@ func defaultDaemonSet(d *appsv1.DaemonSet) {
 
 // The generation of the template alone lives in an annotation since apps/v1
 // has no field for it.
+// keepTemplateGeneration: the annotation stands for a field of the spec.
+func keepTemplateGeneration(d, old *appsv1.DaemonSet) {
+	if n, ok := old.Annotations[appsv1.DeprecatedTemplateGeneration]; ok {
+		if d.Annotations == nil {
+			d.Annotations = map[string]string{}
+		}
+		d.Annotations[appsv1.DeprecatedTemplateGeneration] = n
+	}
+}
+
 func setTemplateGeneration(d *appsv1.DaemonSet, n int64) {
 	if d.Annotations == nil {
 		d.Annotations = map[string]string{}
@@ -251,6 +262,9 @@ func validateStatefulSetTemplate(s *appsv1.StatefulSetSpec) field.ErrorList {
 	t.Spec.Subdomain, t.Spec.Hostname = "", ""
 	var volumes []corev1.Volume
 	for _, c := range s.VolumeClaimTemplates {
+		if slices.ContainsFunc(volumes, func(v corev1.Volume) bool { return v.Name == c.Name }) {
+			continue
+		}
 		volumes = append(volumes, corev1.Volume{Name: c.Name, VolumeSource: corev1.VolumeSource{
 			PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: c.Name}}})
 	}
@@ -298,17 +312,13 @@ func validateStatefulSetUpdateStrategy(u *appsv1.StatefulSetUpdateStrategy, at *
 }
 
 func validateStatefulSetUpdate(s, old *appsv1.StatefulSet) field.ErrorList {
-	kept := s.Spec.DeepCopy()
-	from := &old.Spec
-	kept.Replicas, kept.Ordinals, kept.Template = from.Replicas, from.Ordinals, from.Template
-	kept.UpdateStrategy, kept.MinReadySeconds = from.UpdateStrategy, from.MinReadySeconds
-	kept.RevisionHistoryLimit = from.RevisionHistoryLimit
-	kept.PersistentVolumeClaimRetentionPolicy = from.PersistentVolumeClaimRetentionPolicy
-	if equality.Semantic.DeepEqual(kept, from) {
-		return nil
-	}
-	return field.ErrorList{field.Forbidden(specPath, "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', "+
-		"'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden")}
+	now, was := &s.Spec, &old.Spec
+	return slices.Concat(
+		immutable(now.Selector, was.Selector, specPath.Child("selector")),
+		immutable(now.VolumeClaimTemplates, was.VolumeClaimTemplates, specPath.Child("volumeClaimTemplates")),
+		immutable(now.ServiceName, was.ServiceName, specPath.Child("serviceName")),
+		immutable(now.PodManagementPolicy, was.PodManagementPolicy, specPath.Child("podManagementPolicy")),
+	)
 }
 
 func validateStatefulSetStatus(s, old *appsv1.StatefulSet) field.ErrorList {

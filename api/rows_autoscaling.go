@@ -35,6 +35,7 @@ func horizontalPodAutoscalerRow() *Resource {
 		}},
 		Default:        defaultAutoscaler,
 		Validate:       validateAutoscaler,
+		ValidateNew:    validateNewScaleTarget,
 		ValidateStatus: validateAutoscalerStatus,
 		Columns: columns(nameColumn,
 			column("Reference", "string", spec["scaleTargetRef"]),

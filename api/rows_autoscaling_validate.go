@@ -1,7 +1,6 @@
 package api
 
 import (
-	"errors"
 	"fmt"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
@@ -32,7 +31,7 @@ func validateAutoscaler(h *autoscalingv2.HorizontalPodAutoscaler) field.ErrorLis
 	if s.MinReplicas != nil && s.MaxReplicas < *s.MinReplicas {
 		errs = append(errs, field.Invalid(specPath.Child("maxReplicas"), s.MaxReplicas, "must be greater than or equal to `minReplicas`"))
 	}
-	errs = append(errs, validateScaleTarget(s.ScaleTargetRef, false, specPath.Child("scaleTargetRef"))...)
+	errs = append(errs, validateScaleTarget(s.ScaleTargetRef, specPath.Child("scaleTargetRef"))...)
 	errs = append(errs, each(s.Metrics, specPath.Child("metrics"), validateMetric)...)
 	if b := s.Behavior; b != nil {
 		errs = append(errs, validateScalingRules(b.ScaleUp, specPath.Child("behavior", "scaleUp"))...)
@@ -41,19 +40,24 @@ func validateAutoscaler(h *autoscalingv2.HorizontalPodAutoscaler) field.ErrorLis
 	return errs
 }
 
-// validateScaleTarget: core lets objects of the group without a name be referred
-// to.
-func validateScaleTarget(r autoscalingv2.CrossVersionObjectReference, core bool, at *field.Path) field.ErrorList {
+func validateScaleTarget(r autoscalingv2.CrossVersionObjectReference, at *field.Path) field.ErrorList {
 	errs := append(named(r.Kind, path.ValidatePathSegmentName, at.Child("kind")),
 		named(r.Name, path.ValidatePathSegmentName, at.Child("name"))...)
-	gv, err := schema.ParseGroupVersion(r.APIVersion)
-	if err == nil && gv.Group == "" && !core {
-		err = errors.New("apiVersion must specify API group")
-	}
+	_, err := schema.ParseGroupVersion(r.APIVersion)
 	if err != nil {
 		errs = append(errs, field.Invalid(at.Child("apiVersion"), r.APIVersion, err.Error()))
 	}
 	return errs
+}
+
+// validateNewScaleTarget: what was taken before without a group stays.
+func validateNewScaleTarget(h *autoscalingv2.HorizontalPodAutoscaler) field.ErrorList {
+	r := h.Spec.ScaleTargetRef
+	gv, err := schema.ParseGroupVersion(r.APIVersion)
+	if err != nil || gv.Group != "" {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(specPath.Child("scaleTargetRef", "apiVersion"), r.APIVersion, "apiVersion must specify API group")}
 }
 
 func validateMetric(m *autoscalingv2.MetricSpec, at *field.Path) field.ErrorList {
@@ -121,7 +125,7 @@ func validateMetricSources(m *autoscalingv2.MetricSpec, at *field.Path) (present
 const eitherTarget = "must set either a target value for metric or a per-pod target"
 
 func validateObjectMetric(s *autoscalingv2.ObjectMetricSource, at *field.Path) field.ErrorList {
-	errs := validateScaleTarget(s.DescribedObject, true, at.Child("describedObject"))
+	errs := validateScaleTarget(s.DescribedObject, at.Child("describedObject"))
 	errs = append(errs, validateMetricName(s.Metric, at.Child("metric"))...)
 	errs = append(errs, validateMetricTarget(s.Target, at.Child("target"))...)
 	if s.Target.Value == nil && s.Target.AverageValue == nil {

@@ -55,6 +55,7 @@ func jobRow() *Resource {
 
 func defaultJob(j *batchv1.Job) {
 	s := &j.Spec
+	s.Scheduling = nil // WorkloadWithJob is off
 	DefaultPodSpec(&s.Template.Spec)
 	if s.Completions == nil && s.Parallelism == nil {
 		unset(&s.Completions, 1)

@@ -17,7 +17,9 @@ func leaseRow() *Resource {
 		List:                &coordinationv1.LeaseList{},
 		FreeFinalizers:      true,
 		AllowCreateOnUpdate: true,
-		Validate:            validateLease,
+		// CoordinatedLeaderElection is off.
+		Default:  func(l *coordinationv1.Lease) { l.Spec.Strategy, l.Spec.PreferredHolder = nil, nil },
+		Validate: validateLease,
 		Columns: columns(nameColumn,
 			column("Holder", "string", coordinationv1.LeaseSpec{}.SwaggerDoc()["holderIdentity"]),
 			ageColumn),
@@ -34,9 +36,6 @@ func validateLease(l *coordinationv1.Lease) field.ErrorList {
 	}
 	if n := l.Spec.LeaseTransitions; n != nil && *n < 0 {
 		errs = append(errs, field.Invalid(specPath.Child("leaseTransitions"), *n, "must be greater than or equal to 0"))
-	}
-	if l.Spec.PreferredHolder != nil && *l.Spec.PreferredHolder != "" && deref(l.Spec.Strategy, "") == "" {
-		errs = append(errs, field.Forbidden(specPath.Child("preferredHolder"), "may only be specified if `strategy` is defined"))
 	}
 	return errs
 }

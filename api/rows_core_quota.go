@@ -9,6 +9,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -55,7 +56,7 @@ func withMissing(list, from corev1.ResourceList) corev1.ResourceList {
 func validateLimitRange(l *corev1.LimitRange) field.ErrorList {
 	seen := sets.New[corev1.LimitType]()
 	return each(l.Spec.Limits, specPath.Child("limits"), func(i *corev1.LimitRangeItem, at *field.Path) field.ErrorList {
-		errs := unique(seen, i.Type, at.Child("type"))
+		errs := append(invalidEach(i.Type, at.Child("type"), validation.IsQualifiedName(string(i.Type))), unique(seen, i.Type, at.Child("type"))...)
 		if i.Type == corev1.LimitTypePersistentVolumeClaim {
 			_, min := i.Min[corev1.ResourceStorage]
 			_, max := i.Max[corev1.ResourceStorage]
@@ -103,7 +104,11 @@ func validateLimitOrder(i *corev1.LimitRangeItem, at *field.Path) field.ErrorLis
 				q := order[low].list[name]
 				most, ok := order[high].list[name]
 				if ok && q.Cmp(most) > 0 {
-					errs = append(errs, field.Invalid(at.Child(order[low].name).Key(string(name)), q.String(),
+					where := order[low].name // of a default below the minimum it is the default's
+					if low == 0 && high < len(order)-1 {
+						where = order[high].name
+					}
+					errs = append(errs, field.Invalid(at.Child(where).Key(string(name)), q.String(),
 						order[low].word+" value "+q.String()+" is greater than "+order[high].word+" value "+most.String()))
 				}
 			}

@@ -116,9 +116,18 @@ func serviceAccountRow() *Resource {
 		GroupVersion: corev1.SchemeGroupVersion, Plural: "serviceaccounts", Short: []string{"sa"}, Namespaced: true,
 		List:     &corev1.ServiceAccountList{},
 		Warnings: warnServiceAccount,
+		// Of the references to secrets only the names mean something.
+		PrepareCreate: func(s *corev1.ServiceAccount) { onlyNames(s.Secrets) },
+		PrepareUpdate: func(s, _ *corev1.ServiceAccount) { onlyNames(s.Secrets) },
 		Subresources: []Subresource{{
 			Name: "token", Verbs: []string{"create"},
 			Kind: schema.GroupVersionKind{Group: "authentication.k8s.io", Version: "v1", Kind: "TokenRequest"},
 		}},
 	}.row()
+}
+
+func onlyNames(refs []corev1.ObjectReference) {
+	for i := range refs {
+		refs[i] = corev1.ObjectReference{Name: refs[i].Name}
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -20,8 +21,9 @@ func flowSchemaRow() *Resource {
 		GroupVersion: flowcontrolv1.SchemeGroupVersion, Plural: "flowschemas",
 		List:   &flowcontrolv1.FlowSchemaList{},
 		Status: true, Generation: true,
-		Default:  func(s *flowcontrolv1.FlowSchema) { empty(&s.Spec.MatchingPrecedence, 1000) },
-		Validate: validateFlowSchema,
+		PrepareStatus: func(s, old *flowcontrolv1.FlowSchema) { metav1.ResetObjectMetaForStatus(s, old) },
+		Default:       func(s *flowcontrolv1.FlowSchema) { empty(&s.Spec.MatchingPrecedence, 1000) },
+		Validate:      validateFlowSchema,
 		Columns: columns(nameColumn,
 			column("PriorityLevel", "string", flowcontrolv1.PriorityLevelConfigurationReference{}.SwaggerDoc()["name"]),
 			column("MatchingPrecedence", "string", spec["matchingPrecedence"]),
@@ -201,8 +203,9 @@ func priorityLevelRow() *Resource {
 		GroupVersion: flowcontrolv1.SchemeGroupVersion, Plural: "prioritylevelconfigurations",
 		List:   &flowcontrolv1.PriorityLevelConfigurationList{},
 		Status: true, Generation: true,
-		Default:  defaultPriorityLevel,
-		Validate: validatePriorityLevel,
+		PrepareStatus: func(p, old *flowcontrolv1.PriorityLevelConfiguration) { metav1.ResetObjectMetaForStatus(p, old) },
+		Default:       defaultPriorityLevel,
+		Validate:      validatePriorityLevel,
 		Columns: columns(nameColumn,
 			column("Type", "string", spec["type"]),
 			column("NominalConcurrencyShares", "string", limited["nominalConcurrencyShares"]),

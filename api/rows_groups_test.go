@@ -87,7 +87,7 @@ func TestValidateWorkloads(t *testing.T) {
 		return "apiVersion: batch/v1\nkind: Job\nmetadata: {name: x, namespace: n}\nspec: {template: {spec: {restartPolicy: " + restart + ", containers: [{name: c, image: i}]}}, " + spec + "}"
 	}
 	hpa := func(spec string) string {
-		return "apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata: {name: x, namespace: n}\nspec: {scaleTargetRef: {kind: Deployment, name: d}, " + spec + "}"
+		return "apiVersion: autoscaling/v2\nkind: HorizontalPodAutoscaler\nmetadata: {name: x, namespace: n}\nspec: {scaleTargetRef: {apiVersion: apps/v1, kind: Deployment, name: d}, " + spec + "}"
 	}
 	checkJudged(t, []judged{
 		{workload("Deployment", selector), nil},
@@ -120,7 +120,7 @@ func TestValidateWorkloads(t *testing.T) {
 			[]string{"spec.schedule: Invalid", "spec.timeZone: Invalid"}},
 
 		{hpa("maxReplicas: 3"), nil},
-		{hpa("maxReplicas: 0"), []string{"spec.maxReplicas: Invalid", "spec.maxReplicas: Invalid"}},
+		{hpa("maxReplicas: 0"), []string{"spec.maxReplicas: Invalid", "spec.maxReplicas: Required"}},
 		{hpa("maxReplicas: 3, metrics: [{type: Resource}]"), []string{"spec.metrics[0].resource: Required"}},
 		{hpa("maxReplicas: 3, metrics: [{type: Pods, pods: {metric: {name: m}, target: {type: AverageValue}}}]"),
 			[]string{"spec.metrics[0].pods.target.averageValue: Required"}},
@@ -173,7 +173,7 @@ func TestValidateUpdate(t *testing.T) {
 		want          []string
 	}{
 		{fmt.Sprintf(apps, "Deployment", "selector: {matchLabels: {a: b}}"), fmt.Sprintf(apps, "Deployment", "selector: {matchLabels: {c: d}}"), []string{"spec.selector: Invalid"}},
-		{fmt.Sprintf(apps, "StatefulSet", "selector: {matchLabels: {a: b}}"), fmt.Sprintf(apps, "StatefulSet", "serviceName: s, selector: {matchLabels: {a: b}}"), []string{"spec: Forbidden"}},
+		{fmt.Sprintf(apps, "StatefulSet", "selector: {matchLabels: {a: b}}"), fmt.Sprintf(apps, "StatefulSet", "serviceName: s, selector: {matchLabels: {a: b}}"), []string{"spec.serviceName: Invalid"}},
 		{fmt.Sprintf(apps, "StatefulSet", "selector: {matchLabels: {a: b}}"), fmt.Sprintf(apps, "StatefulSet", "replicas: 7, selector: {matchLabels: {a: b}}"), nil},
 	} {
 		r, old := read(t, c.before)

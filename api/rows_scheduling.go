@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
+	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -111,13 +112,14 @@ func runtimeClassRow() *Resource {
 }
 
 func validateRuntimeClass(c *nodev1.RuntimeClass) field.ErrorList {
-	errs := invalidEach(c.Handler, field.NewPath("handler"), dnsLabel(c.Handler, false))
-	if c.Overhead != nil {
-		for name, q := range c.Overhead.PodFixed {
-			if q.Sign() < 0 {
-				errs = append(errs, field.Invalid(field.NewPath("overhead", "podFixed").Key(string(name)), q.String(), "must be greater than or equal to 0"))
-			}
-		}
+	errs := named(c.Handler, dnsLabel, field.NewPath("handler"))
+	if c.Overhead != nil { // judged, and published, as a container's limits
+		errs = append(errs, validateResources(&corev1.ResourceRequirements{Limits: c.Overhead.PodFixed}, inContainer(nil), field.NewPath("overhead"))...)
+	}
+	if s := c.Scheduling; s != nil {
+		at := field.NewPath("scheduling")
+		errs = append(errs, metavalidation.ValidateLabels(s.NodeSelector, at.Child("nodeSelector"))...)
+		errs = append(errs, each(s.Tolerations, at.Child("tolerations"), validateToleration)...)
 	}
 	return errs
 }

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -183,7 +184,7 @@ func volumeAttachmentRow() *Resource {
 }
 
 func validateVolumeAttachment(a *storagev1.VolumeAttachment) field.ErrorList {
-	errs := validateDriver(a.Spec.Attacher, specPath.Child("attacher"))
+	errs := validateDriverName(a.Spec.Attacher, specPath.Child("attacher"))
 	at := specPath.Child("source")
 	s := a.Spec.Source
 	switch {
@@ -192,9 +193,9 @@ func validateVolumeAttachment(a *storagev1.VolumeAttachment) field.ErrorList {
 	case s.PersistentVolumeName != nil && s.InlineVolumeSpec != nil:
 		errs = append(errs, field.Forbidden(at, "must specify exactly one of inlineVolumeSpec and persistentVolumeName"))
 	case s.PersistentVolumeName != nil:
-		errs = append(errs, named(*s.PersistentVolumeName, subdomain, at.Child("persistentVolumeName"))...)
+		errs = append(errs, invalidEach(*s.PersistentVolumeName, at.Child("persistentVolumeName"), dnsName(*s.PersistentVolumeName))...)
 	}
-	return append(errs, named(a.Spec.NodeName, subdomain, specPath.Child("nodeName"))...)
+	return append(errs, invalidEach(a.Spec.NodeName, specPath.Child("nodeName"), dnsName(a.Spec.NodeName))...)
 }
 
 func csiDriverRow() *Resource {
@@ -258,8 +259,11 @@ func validateCSIDriver(d *storagev1.CSIDriver) field.ErrorList {
 		errs = append(errs, oneOf(*p, specPath.Child("fsGroupPolicy"),
 			storagev1.FileFSGroupPolicy, storagev1.NoneFSGroupPolicy, storagev1.ReadWriteOnceWithFSTypeFSGroupPolicy)...)
 	}
-	for i, m := range d.Spec.VolumeLifecycleModes {
-		errs = append(errs, oneOf(m, specPath.Child("volumeLifecycleModes").Index(i), storagev1.VolumeLifecycleEphemeral, storagev1.VolumeLifecyclePersistent)...)
+	if s := d.Spec.NodeAllocatableUpdatePeriodSeconds; s != nil && *s < 10 {
+		errs = append(errs, field.Invalid(specPath.Child("nodeAllocatableUpdatePeriodSeconds"), *s, "must be greater than or equal to 10 seconds"))
+	}
+	for _, m := range d.Spec.VolumeLifecycleModes {
+		errs = append(errs, oneOf(m, specPath.Child("volumeLifecycleModes"), storagev1.VolumeLifecycleEphemeral, storagev1.VolumeLifecyclePersistent)...)
 	}
 	seen := map[string]bool{}
 	for i, t := range d.Spec.TokenRequests {
@@ -286,7 +290,8 @@ func csiNodeRow() *Resource {
 			metav1.ResetObjectMetaForStatus(n, old)
 			n.Status.StorageHealth = old.Status.StorageHealth
 		},
-		Validate: validateCSINode,
+		Validate:       validateCSINode,
+		ValidateUpdate: validateCSINodeUpdate,
 		Columns: columns(nameColumn,
 			column("Drivers", "integer", storagev1.CSINodeSpec{}.SwaggerDoc()["drivers"]),
 			ageColumn),
@@ -296,21 +301,40 @@ func csiNodeRow() *Resource {
 	}.row()
 }
 
+const maxNodeID = 192
+
+// validateCSINodeUpdate: of a driver only what it can attach changes.
+func validateCSINodeUpdate(n, old *storagev1.CSINode) field.ErrorList {
+	var errs field.ErrorList
+	for _, was := range old.Spec.Drivers {
+		for _, now := range n.Spec.Drivers {
+			if was.Name == now.Name {
+				was.Allocatable, now.Allocatable = nil, nil
+				errs = append(errs, immutable(now, was, specPath.Child("drivers"))...)
+			}
+		}
+	}
+	return errs
+}
+
 func validateCSINode(n *storagev1.CSINode) field.ErrorList {
 	seen := map[string]bool{}
 	return each(n.Spec.Drivers, specPath.Child("drivers"), func(d *storagev1.CSINodeDriver, at *field.Path) field.ErrorList {
-		errs := validateDriver(d.Name, at.Child("name"))
+		errs := validateDriverName(d.Name, at.Child("name"))
 		if seen[d.Name] {
 			errs = append(errs, field.Duplicate(at.Child("name"), d.Name))
 		}
 		seen[d.Name] = true
 		errs = append(errs, required(d.NodeID, at.Child("nodeID"))...)
+		if len(d.NodeID) > maxNodeID {
+			errs = append(errs, field.Invalid(at.Child("nodeID"), d.NodeID, fmt.Sprintf("must be %d characters or less", maxNodeID)))
+		}
 		if a := d.Allocatable; a != nil && a.Count != nil && *a.Count < 0 {
 			errs = append(errs, field.Invalid(at.Child("allocatable", "count"), *a.Count, "must be greater than or equal to 0"))
 		}
 		keys := map[string]bool{}
-		for i, k := range d.TopologyKeys {
-			at := at.Child("topologyKeys").Index(i)
+		for _, k := range d.TopologyKeys { // published as the driver's own
+			errs = append(errs, required(k, at)...)
 			if keys[k] {
 				errs = append(errs, field.Duplicate(at, k))
 			}
@@ -328,7 +352,7 @@ func csiStorageCapacityRow() *Resource {
 		List:     &storagev1.CSIStorageCapacityList{},
 		Warnings: warnStorageCapacity,
 		Validate: func(c *storagev1.CSIStorageCapacity) field.ErrorList {
-			errs := named(c.StorageClassName, subdomain, field.NewPath("storageClassName"))
+			errs := invalidEach(c.StorageClassName, field.NewPath("storageClassName"), dnsName(c.StorageClassName))
 			if c.NodeTopology != nil {
 				errs = append(errs, checkSelector(c.NodeTopology, field.NewPath("nodeTopology"))...)
 			}

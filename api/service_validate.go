@@ -206,14 +206,14 @@ func validateBalancer(s *corev1.Service, at *field.Path) field.ErrorList {
 			errs = append(errs, field.Forbidden(at.Child(name), "may only be used when `type` is 'LoadBalancer'"))
 		}
 	}
-	only(len(s.Spec.LoadBalancerSourceRanges) > 0, "loadBalancerSourceRanges")
+	only(len(s.Spec.LoadBalancerSourceRanges) > 0, "LoadBalancerSourceRanges") // published so
 	only(s.Spec.AllocateLoadBalancerNodePorts != nil, "allocateLoadBalancerNodePorts")
 	only(s.Spec.LoadBalancerClass != nil, "loadBalancerClass")
 	if balanced && s.Spec.AllocateLoadBalancerNodePorts == nil {
 		errs = append(errs, field.Required(at.Child("allocateLoadBalancerNodePorts"), ""))
 	}
 	for i, cidr := range s.Spec.LoadBalancerSourceRanges {
-		errs = append(errs, validation.IsValidCIDR(at.Child("loadBalancerSourceRanges").Index(i), strings.TrimSpace(cidr))...)
+		errs = append(errs, validation.IsValidCIDR(at.Child("LoadBalancerSourceRanges").Index(i), strings.TrimSpace(cidr))...)
 	}
 	if c := s.Spec.LoadBalancerClass; c != nil {
 		errs = append(errs, invalidEach(*c, at.Child("loadBalancerClass"), validation.IsQualifiedName(*c))...)
@@ -312,10 +312,9 @@ func validateEndpoints(e *corev1.Endpoints) field.ErrorList {
 		if len(s.Addresses)+len(s.NotReadyAddresses) == 0 {
 			errs = append(errs, field.Required(at, "must specify `addresses` or `notReadyAddresses`"))
 		}
-		names := sets.New[string]()
 		return append(errs, each(s.Ports, at.Child("ports"), func(p *corev1.EndpointPort, at *field.Path) field.ErrorList {
 			return slices.Concat(
-				validatePortName(p.Name, len(s.Ports) > 1, names, at.Child("name")),
+				validatePortName(p.Name, len(s.Ports) > 1, sets.New[string](), at.Child("name")), // may be there twice
 				validatePort(p.Port, at.Child("port")),
 				validateProtocol(p.Protocol, at.Child("protocol")))
 		})...)

@@ -228,6 +228,9 @@ func oursCreate(r *api.Resource, obj api.Object) (v verdict) {
 	if r.Validate != nil {
 		v.errs = lines(r.Validate(obj))
 	}
+	if r.ValidateNew != nil {
+		v.errs = sorted(append(v.errs, lines(r.ValidateNew(obj))...))
+	}
 	v.errs = sorted(append(v.errs, expressions(r, admission.Create, obj, nil)...))
 	if r.Warnings != nil {
 		v.warnings = r.Warnings(obj, nil)
