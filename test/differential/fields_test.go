@@ -86,7 +86,7 @@ func TestFieldValues(t *testing.T) {
 	list, all := loadAccepted(t), corpus(t)
 	for _, r := range chosen() {
 		theirs, ok := selectable[r.Key()]
-		if !ok {
+		if !ok || r.Fields == nil { // what Kubernetes has and lets nobody name
 			if r.Fields != nil && strategies[r.Key()].main != nil {
 				t.Logf("%s has selectable fields %v that are not compared", r.Key(), r.FieldNames)
 			}
