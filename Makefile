@@ -20,7 +20,7 @@ OLDER    = $(shell cd test/kubectl/older && $(GO) list -m -f '{{.Version}}' k8s.
 # is built once is used again.
 export CGO_ENABLED := 0
 
-.PHONY: help up build demo test check unit race e2e clients kubectls vm bench bench-api upstream goldens clean deps images conformance-suite conformance-api conformance-more conformance-short differential
+.PHONY: help up build demo test check unit race e2e clients kubectls vm bench bench-api upstream goldens goldens-full clean deps images conformance-suite conformance-api conformance-more conformance-short differential
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -125,6 +125,12 @@ $(UPSTREAM)/upstream.stamp: test/conformance/go.mod test/conformance/go.sum test
 	cd test/etcd && $(GO) build -ldflags '-s -w' -o ../../$(UPSTREAM)/etcd .
 	cd test/conformance && $(GO) build -ldflags '-s -w $(KUBECTL_VERSION)' -o ../../$(UPSTREAM)/ k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kube-controller-manager k8s.io/kubernetes/cmd/kubectl
 	@touch $@
+
+goldens: upstream ## record what kubectl shows of upstream, for test/golden
+	$(GO) test -count=1 -timeout $(TIMEOUT) ./test/golden -run TestKubectl -record $(CURDIR)/$(UPSTREAM) -kubectl $(CURDIR)/$(UPSTREAM)/kubectl
+
+goldens-full: kubectls ## every kind through every kubectl command, with kubectl built apart, beside what was recorded
+	$(GO) test -count=1 -timeout $(TIMEOUT) ./test/golden -run TestKubectl -full -kubectl $(CURDIR)/bin/kubectl
 
 bench-api: build upstream ## the measures of bench/api.md: proa beside upstream, in turns
 	$(GO) run ./bench/api
