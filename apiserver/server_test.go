@@ -2,6 +2,7 @@ package apiserver_test
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -10,6 +11,8 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
@@ -132,3 +135,24 @@ func (h *harness) clients(t testing.TB, contentType string) *kubernetes.Clientse
 }
 
 func (h *harness) row(key string) *api.Resource { return api.Builtin().ByKey(key) }
+
+// TestCompression: a large answer is compressed for a client on another machine,
+// not for one on this.
+func TestCompression(t *testing.T) {
+	h := start(t)
+	big := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "big", Namespace: "default"}, Data: map[string]string{"a": strings.Repeat("b", 200<<10)}}
+	_, err := h.Client(auth.System("test")).Create(t.Context(), big)
+	must(t, err)
+	for remote, want := range map[string]string{"192.0.2.1:1234": "gzip", "198.51.100.7:1234": "", "[::ffff:198.51.100.7]:1234": ""} {
+		r := httptest.NewRequest(http.MethodGet, "/api/v1/namespaces/default/configmaps", nil)
+		r.RemoteAddr = remote
+		r.Header.Set("Authorization", "Bearer root")
+		r.Header.Set("Accept-Encoding", "gzip")
+		r = r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, &net.TCPAddr{IP: net.IPv4(198, 51, 100, 7), Port: 6443}))
+		w := httptest.NewRecorder()
+		h.Handler().ServeHTTP(w, r)
+		if got := w.Header().Get("Content-Encoding"); w.Code != http.StatusOK || got != want {
+			t.Errorf("from %s: %d, encoding %q, want %q", remote, w.Code, got, want)
+		}
+	}
+}
