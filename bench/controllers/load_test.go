@@ -205,7 +205,9 @@ func BenchmarkDeployments(b *testing.B) {
 				ctx, stop := context.WithCancel(b.Context())
 				defer stop()
 				if kind != "pending" {
-					create(b, c, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}})
+					node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1"}}
+					node.Status.Conditions = []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue, LastHeartbeatTime: metav1.Now()}}
+					create(b, c, node)
 					go beat(ctx, b, c)
 					go run(ctx, b, c)
 				}
