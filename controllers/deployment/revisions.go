@@ -125,7 +125,8 @@ func (r *rollout) syncBooks() (reconcile.Write, bool) {
 			d.Annotations = map[string]string{}
 		}
 		d.Annotations[revisionAnnotation] = is
-		return reconcile.Write{Op: reconcile.Update, Object: d}, true
+		// Any other change of annotations would raise the generation.
+		return reconcile.Write{Op: reconcile.Update, Object: d, Subresource: "status"}, true
 	}
 	return reconcile.Write{}, false
 }
