@@ -63,6 +63,7 @@ func FuzzFormats(f *testing.F) {
 	}
 	f.Add(byte(1), []byte("a: &a [*a]\n"))
 	f.Add(byte(3), []byte("\xd9\xd9\xf7\xbf\x44kind\x49ConfigMap\xff"))
+	f.Add(byte(2), []byte("k8s\x00\x12+\n!2\x0102\x002\x002\x002\x002\x002\x00B\b\b\x80\xe2\xcf\xaa\xcd\xcd02\x060000002\x06000000")) // the year 6776156
 	f.Fuzz(func(t *testing.T, format byte, data []byte) {
 		row := api.Builtin().ByKey("configmaps")
 		obj := row.New()
