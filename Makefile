@@ -98,7 +98,7 @@ conformance-more: build conformance-suite ## Kubernetes' other tests that need n
 conformance-short: build conformance-suite ## the same without those that take minutes
 	cd test/conformance && $(GO) run ./run -short
 
-# Links Kubernetes: nine minutes from an empty build cache, half a minute to link
+# Links Kubernetes: minutes from an empty build cache, half a minute to link
 # again; the objects themselves take some minutes.
 differential: ## proa's kinds beside Kubernetes' own: rules, tables, warnings, fields, conversions
 	cd test/differential && $(GO) vet . && $(GO) test -vet=off -count=1 -timeout 60m .
