@@ -160,8 +160,10 @@ func TestConflictIsDecidedAgainAtOnce(t *testing.T) {
 	began := time.Time{}
 	running(t, c, func() {
 		a := c.View().Get(client.Row[corev1.ConfigMap](), "ns", "a").(*corev1.ConfigMap)
-		if tries != 3 || a.Data["k"] != "v" {
-			t.Errorf("after %d tries data is %v, want 3 tries and k=v", tries, a.Data)
+		// One that conflicts, one that writes, one that the write wakes; and
+		// one more where the other's write is seen only after the second began.
+		if tries < 3 || tries > 4 || a.Data["k"] != "v" {
+			t.Errorf("after %d tries data is %v, want 3 or 4 tries and k=v", tries, a.Data)
 		}
 	}, Controller{Name: "x", Watches: own(), Decide: func(v client.View, now time.Time, key client.Key) Plan {
 		tries++

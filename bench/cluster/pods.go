@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -43,12 +44,27 @@ func (c client) run(ctx context.Context, name string) (time.Duration, error) {
 	if err := c.create(ctx, name); err != nil {
 		return 0, err
 	}
+	var last any
 	for e := range w.ResultChan() {
 		if pod, ok := e.Object.(*corev1.Pod); ok && ready(pod) {
 			return time.Since(began), nil
 		}
+		last = e
 	}
-	return 0, fmt.Errorf("pod %s did not become ready", name)
+	return 0, c.explain(name, last, ctx.Err())
+}
+
+// explain tells what is known of a pod that was not seen to become ready: the
+// last event of its watch, why the watch ended, and the pod and its events now.
+func (c client) explain(name string, last any, ended error) error {
+	pod, err := c.CoreV1().Pods("default").Get(context.Background(), name, metav1.GetOptions{})
+	if err != nil {
+		return fmt.Errorf("pod %s was not seen to become ready (its watch ended: %v): %w", name, ended, err)
+	}
+	pod.ManagedFields = nil
+	said, _ := c.CoreV1().Events("default").List(context.Background(), metav1.ListOptions{FieldSelector: "involvedObject.name=" + name})
+	text, err := json.MarshalIndent(map[string]any{"watched": last, "now": pod, "events": said}, "", "  ")
+	return errors.Join(fmt.Errorf("pod %s was not seen to become ready (its watch ended: %v)\n%s", name, ended, text), err)
 }
 
 // create waits for the namespace's service account, which a cluster that has
