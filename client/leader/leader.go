@@ -170,16 +170,9 @@ func (e *election) lead(ctx context.Context, work func(context.Context) error) e
 	for {
 		select {
 		case err := <-ended:
-			e.release()
-			return err
+			return e.finish(ctx, err)
 		case <-ctx.Done():
-			stop()
-			err := <-ended
-			e.release()
-			if errors.Is(err, context.Canceled) {
-				return nil // it was asked to end
-			}
-			return err
+			return e.finish(ctx, <-ended)
 		case <-tick.C:
 		}
 		attempt, cancel := context.WithTimeout(ctx, e.Duration/3)
@@ -201,6 +194,16 @@ func (e *election) lead(ctx context.Context, work func(context.Context) error) e
 		}
 		return nil
 	}
+}
+
+// finish releases the Lease when the work has ended, and returns the work's
+// error, if it has one of its own: that it was asked to end is none.
+func (e *election) finish(ctx context.Context, err error) error {
+	e.release()
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
 }
 
 // release hands the Lease to whoever waits for it.
