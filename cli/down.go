@@ -170,7 +170,7 @@ func remove(dataDir, runDir string) error {
 		return err
 	}
 	unlinkKubeconfig(filepath.Join(dataDir, "kubeconfig"))
-	return errors.Join(proxy.Cleanup(), network.Cleanup(), os.RemoveAll(dataDir), os.RemoveAll(runDir))
+	return errors.Join(proxy.Cleanup(), network.Cleanup(), os.RemoveAll(dataDir), os.RemoveAll(runDir), control.Forget())
 }
 
 // looksOurs guards against removing a directory that a slip of the hand named:

@@ -141,21 +141,22 @@ func holder(file string) string {
 }
 
 // Enter lists the instance in the register until leave is called or the
-// process ends: the entry is a file that is locked while its owner lives.
+// process ends: the entry is a file that is locked while its owner lives. The
+// register itself stays: others may be about to list themselves in it, and where
+// another mount namespace has mounted something on it, removing it would take
+// that mount away (rmdir does, since Linux 3.18).
 func (i Instance) Enter() (leave func(), err error) {
 	dir := register()
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
-	}
-	if err := ours(dir); err != nil {
+	data, err := json.Marshal(i)
+	if err != nil {
 		return nil, err
 	}
 	path := filepath.Join(dir, "i"+ID(i.DataDir)+".json")
-	f, err := lockFile(path)
+	f, err := entry(dir, path)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	data, err := json.Marshal(i)
+	err = f.Truncate(0)
 	if err == nil {
 		_, err = f.WriteAt(append(data, '\n'), 0)
 	}
@@ -165,9 +166,56 @@ func (i Instance) Enter() (leave func(), err error) {
 	}
 	return func() {
 		os.Remove(path)
-		os.Remove(dir) // fails while others are listed
 		f.Close()
 	}, nil
+}
+
+// entry makes a locked file in the register. The caller holds its data
+// directory, so that only readers can be in the way: one that finds the file
+// before it is locked takes it for a dead instance's and removes it.
+func entry(dir, path string) (*os.File, error) {
+	for {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
+		if err := ours(dir); err != nil {
+			return nil, err
+		}
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // the register went: somebody reset the last cluster
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+			f.Close()
+			return nil, err
+		}
+		if listed(f, path) {
+			return f, nil
+		}
+		f.Close()
+	}
+}
+
+// listed tells whether an open file is the one at path.
+func listed(f *os.File, path string) bool {
+	opened, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Lstat(path)
+	return err == nil && os.SameFile(opened, there)
+}
+
+// Forget removes the register, unless instances are listed in it.
+func Forget() error {
+	err := os.Remove(register())
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, unix.EBUSY) {
+		return nil
+	}
+	return err
 }
 
 // List returns the running instances; entries of dead ones are taken out.
@@ -197,11 +245,25 @@ func read(path string) (i Instance, alive bool) {
 		return i, false
 	}
 	defer f.Close()
-	if unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil {
-		os.Remove(path) // nobody holds it: its owner is dead
+	if unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB) == nil { // nobody holds it: its owner is dead
+		sweep(f, path)
 		return i, false
 	}
 	return i, json.NewDecoder(f).Decode(&i) == nil
+}
+
+// sweep removes a dead instance's entry, which the caller has locked as a reader.
+// One at a time: of two who look at once, the second would remove what a new
+// instance has made by then.
+func sweep(f *os.File, path string) {
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return // gone, and the entry with it
+	}
+	defer dir.Close()
+	if unix.Flock(int(dir.Fd()), unix.LOCK_EX) == nil && listed(f, path) {
+		os.Remove(path)
+	}
 }
 
 // ErrNone says that no instance runs that matches.

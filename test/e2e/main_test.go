@@ -43,8 +43,6 @@ func TestMain(m *testing.M) {
 	}
 	code := m.Run()
 	stop()
-	_ = unix.Unmount(instances, unix.MNT_DETACH)
-	_ = os.Remove(instances) // fails while the machine has instances of its own
 	os.Exit(code)
 }
 
@@ -82,8 +80,8 @@ func furnish() (stop func(), err error) {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return nil, err
 	}
-	// The machine's own instances are not this one's.
-	if err := errors.Join(os.MkdirAll(instances, 0o755), unix.Mount("none", instances, "tmpfs", 0, "")); err != nil {
+	unregister, err := ownRegister()
+	if err != nil {
 		return nil, err
 	}
 	lo, err := netlink.LinkByName("lo")
@@ -104,7 +102,32 @@ func furnish() (stop func(), err error) {
 			return nil, err
 		}
 	}
-	return resolver()
+	unresolve, err := resolver()
+	if err != nil {
+		return nil, err
+	}
+	return func() { unresolve(); unregister() }, nil
+}
+
+// ownRegister hides the machine's own instances. What it is mounted on is kept
+// from being removed, which would take the mount away, by a locked entry.
+func ownRegister() (stop func(), err error) {
+	if err := os.MkdirAll(instances, 0o755); err != nil {
+		return nil, err
+	}
+	here, err := os.OpenFile(filepath.Join(instances, fmt.Sprintf("e2e-%d", os.Getpid())), os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(unix.Flock(int(here.Fd()), unix.LOCK_EX), unix.Mount("none", instances, "tmpfs", 0, "")); err != nil {
+		here.Close()
+		return nil, err
+	}
+	return func() {
+		_ = unix.Unmount(instances, unix.MNT_DETACH)
+		_ = os.Remove(here.Name())
+		_ = here.Close()
+	}, nil
 }
 
 // resolver serves the outside name and points /etc/resolv.conf, in this mount
