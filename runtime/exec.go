@@ -128,6 +128,8 @@ type pipes struct {
 	theirs       []*os.File
 	in, out, err *os.File
 	output       sync.WaitGroup
+	// stuck says that who reads the output does not take it: its end is not waited for.
+	stuck bool
 }
 
 func (p *pipes) open(std stdio) error {
@@ -225,6 +227,7 @@ func (p *pipes) drain(ctx context.Context) {
 	select {
 	case <-done:
 	case <-timer.C:
+		p.stuck = true
 	case <-ctx.Done():
 	}
 }
@@ -237,7 +240,9 @@ func (p *pipes) closeTheirs() {
 func (p *pipes) close() {
 	p.closeTheirs()
 	wire.CloseAll([]*os.File{p.in, p.out, p.err})
-	p.output.Wait()
+	if !p.stuck {
+		p.output.Wait()
+	}
 }
 
 // attach joins a container's streams until it ends or the client goes.

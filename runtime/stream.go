@@ -14,10 +14,9 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	runtimeapi "k8s.io/cri-api/pkg/apis/runtime/v1"
-	"k8s.io/cri-streaming/pkg/streaming/portforward"
-	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	"k8s.io/streaming/pkg/httpstream/wsstream"
 
+	"proa/internal/hangup"
 	"proa/runtime/wire"
 )
 
@@ -70,117 +69,98 @@ func (s *streamServer) take(path string) (any, bool) {
 	return p.request, true
 }
 
+// idleStream is the time after which a stream on which nothing goes is ended;
+// creation is the time that a client has to open what it wants.
+const idleStream, creation = 4 * time.Hour, 30 * time.Second
+
+// lastWords is the time that a client has to take how its command ended.
+const lastWords = 10 * time.Second
+
 func (s *streamServer) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	promised, ok := s.take(req.URL.Path)
 	if !ok {
 		http.NotFound(w, req)
 		return
 	}
-	const idle, creation = 4 * time.Hour, remotecommand.DefaultStreamCreationTimeout
-	modern := wsstream.IsWebSocketRequestWithStreamCloseProtocol(req)
+	ctx, cancel := context.WithCancel(req.Context())
+	defer cancel()
+	client := hangup.Watch(w, cancel)
+	defer context.AfterFunc(ctx, func() { // ends a write that the client does not take
+		if conn := client.Conn(); conn != nil {
+			conn.Close()
+		}
+	})()
+	req = req.WithContext(ctx)
 	switch r := promised.(type) {
 	case *runtimeapi.ExecRequest:
-		opts := &remotecommand.Options{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, TTY: r.Tty}
-		if modern {
-			s.serveWebSocket(w, req, opts, func(ctx context.Context, c *channels) error {
-				return s.streamer.Exec(ctx, r.ContainerId, r.Cmd, c.in, c.out, c.err, r.Tty, c.resize)
-			})
-			return
-		}
-		remotecommand.ServeExec(w, req, s.streamer, "", "", r.ContainerId, r.Cmd, opts, idle, creation, remotecommand.SupportedStreamingProtocols)
+		wanted := wants{in: r.Stdin, out: r.Stdout, err: r.Stderr, tty: r.Tty}
+		s.serveCommand(client, req, wanted, func(ctx context.Context, c *channels) error {
+			return s.streamer.exec(ctx, r.ContainerId, r.Cmd, c, r.Tty)
+		})
 	case *runtimeapi.AttachRequest:
-		opts := &remotecommand.Options{Stdin: r.Stdin, Stdout: r.Stdout, Stderr: r.Stderr, TTY: r.Tty}
-		if modern {
-			s.serveWebSocket(w, req, opts, func(ctx context.Context, c *channels) error {
-				return s.streamer.Attach(ctx, r.ContainerId, c.in, c.out, c.err, r.Tty, c.resize)
-			})
-			return
-		}
-		remotecommand.ServeAttach(w, req, s.streamer, "", "", r.ContainerId, opts, idle, creation, remotecommand.SupportedStreamingProtocols)
+		wanted := wants{in: r.Stdin, out: r.Stdout, err: r.Stderr, tty: r.Tty}
+		s.serveCommand(client, req, wanted, func(ctx context.Context, c *channels) error {
+			return s.streamer.attach(ctx, r.ContainerId, c, r.Tty)
+		})
 	case *runtimeapi.PortForwardRequest:
-		opts, err := portforward.BuildV4Options(r.Port)
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
-			return
-		}
-		portforward.ServePortForward(w, req, s.streamer, r.PodSandboxId, "", opts, idle, creation, portforward.SupportedProtocols)
+		s.serveForward(client, req, r)
 	}
+}
+
+// serveCommand opens a client's channels, runs a command on them and tells how it
+// ended. A client that goes away ends the command.
+func (s *streamServer) serveCommand(w *hangup.Writer, req *http.Request, wanted wants, run func(context.Context, *channels) error) {
+	open := s.openSPDY
+	if wsstream.IsWebSocketRequest(req) {
+		open = s.openWebSocket
+	}
+	c, err := open(w, req, wanted)
+	if err != nil {
+		s.streamer.r.log.Debug("a stream could not be opened", "err", err)
+		return
+	}
+	defer c.close()
+	err = run(req.Context(), c)
+	_ = w.Conn().SetWriteDeadline(time.Now().Add(lastWords))
+	c.tell(err)
 }
 
 // streamer runs what a stream URL stands for.
 type streamer struct{ r *Runtime }
 
-// ExecInContainer and AttachContainer are what the older protocols' library
-// calls.
-func (s streamer) ExecInContainer(ctx context.Context, _, _, id string, cmd []string, in io.Reader, out, errOut io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize, _ time.Duration) error {
-	return s.Exec(ctx, id, cmd, in, out, errOut, tty, resize)
-}
-
-func (s streamer) AttachContainer(ctx context.Context, _, _, id string, in io.Reader, out, errOut io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
-	return s.Attach(ctx, id, in, out, errOut, tty, resize)
-}
-
-func (s streamer) Exec(ctx context.Context, id string, cmd []string, in io.Reader, out, errOut io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
+func (s streamer) exec(ctx context.Context, id string, cmd []string, c *channels, tty bool) error {
 	rec, err := s.r.runningContainer(id)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	code, err := s.r.exec(ctx, rec, cmd, streamIO(ctx, in, out, errOut, tty, resize))
-	if err == nil && code != 0 {
+	code, err := s.r.exec(ctx, rec, cmd, c.stdio(ctx, tty))
+	if err != nil {
+		return fmt.Errorf("error executing command in container: %w", err)
+	}
+	if code != 0 {
 		return exitError(code)
 	}
-	return err
+	return nil
 }
 
-func (s streamer) Attach(ctx context.Context, id string, in io.Reader, out, errOut io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) error {
+func (s streamer) attach(ctx context.Context, id string, c *channels, tty bool) error {
 	rec, err := s.r.runningContainer(id)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	return s.r.attach(ctx, rec, streamIO(ctx, in, out, errOut, tty, resize))
+	if err := s.r.attach(ctx, rec, c.stdio(ctx, tty)); err != nil {
+		return fmt.Errorf("error attaching to container: %w", err)
+	}
+	return nil
 }
 
-// streamIO keeps interfaces that hold nothing nil.
-func streamIO(ctx context.Context, in io.Reader, out, errOut io.WriteCloser, tty bool, resize <-chan remotecommand.TerminalSize) stdio {
-	std := stdio{in: in, tty: tty}
-	if out != nil {
-		std.out = out
-	}
-	if errOut != nil && !tty {
-		std.err = errOut
-	}
-	if resize != nil {
-		sizes := make(chan wire.Size)
-		std.resize = sizes
-		go func() {
-			defer close(sizes)
-			for {
-				select {
-				case s, ok := <-resize:
-					if !ok {
-						return
-					}
-					select {
-					case sizes <- wire.Size{Width: s.Width, Height: s.Height}:
-					case <-ctx.Done():
-						return
-					}
-				case <-ctx.Done():
-					return
-				}
-			}
-		}()
-	}
-	return std
-}
-
-// PortForward joins a stream with a connection that the shim makes from within
+// forward joins a stream with a connection that the shim makes from within
 // the pod's network.
-func (s streamer) PortForward(ctx context.Context, sandbox, _ string, port int32, stream io.ReadWriteCloser) error {
+func (s streamer) forward(ctx context.Context, sandbox string, port int32, stream io.ReadWriteCloser) error {
 	if port <= 0 || port > 65535 {
 		return invalid("port %d", port)
 	}

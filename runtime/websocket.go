@@ -1,106 +1,80 @@
 package runtime
 
 import (
-	"context"
-	"encoding/json"
-	"errors"
-	"fmt"
 	"io"
 	"net/http"
 
 	"github.com/go-logr/logr"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	"k8s.io/klog/v2"
 	"k8s.io/streaming/pkg/httpstream/wsstream"
-	utilexec "k8s.io/utils/exec"
+
+	"proa/internal/hangup"
 )
 
-// protocolV5 is the remote command protocol of today's clients: binary messages
-// on one WebSocket, each beginning with its channel's number, and a signal that
-// closes one of them (KEP-4006).
-const protocolV5 = remotecommand.StreamProtocolV5Name
-
-// channels are a client's ends; nil where the client has none.
-type channels struct {
-	in     io.Reader
-	out    io.WriteCloser
-	err    io.WriteCloser
-	resize <-chan remotecommand.TerminalSize
+// webSocketProtocols are those of remote commands: each message begins with its
+// channel, as a byte, or as a digit before text in base64. Version 5 adds a
+// signal that closes one channel (KEP-4006), version 4 a Status as the command's
+// end; before it there was a text, for failures only.
+var webSocketProtocols = map[string]struct{ binary, structured bool }{
+	"":                                              {true, false},
+	wsstream.ChannelWebSocketProtocol:               {true, false},
+	remotecommand.StreamProtocolV4Name:              {true, true},
+	remotecommand.StreamProtocolV5Name:              {true, true},
+	wsstream.Base64ChannelWebSocketProtocol:         {false, false},
+	"v4." + wsstream.Base64ChannelWebSocketProtocol: {false, true},
 }
 
-// serveWebSocket runs a command on a client's channels and sends how it ended.
-// A client that goes away ends the command.
-func (s *streamServer) serveWebSocket(w http.ResponseWriter, req *http.Request, opts *remotecommand.Options, run func(context.Context, *channels) error) {
+// openWebSocket takes a client's WebSocket over.
+func (s *streamServer) openWebSocket(w *hangup.Writer, req *http.Request, wanted wants) (*channels, error) {
 	direction := func(on bool, t wsstream.ChannelType) wsstream.ChannelType {
 		if on {
 			return t
 		}
 		return wsstream.IgnoreChannel
 	}
-	conn := wsstream.NewConn(map[string]wsstream.ChannelProtocolConfig{protocolV5: {Binary: true, Channels: []wsstream.ChannelType{
-		remotecommand.StreamStdIn:  direction(opts.Stdin, wsstream.ReadChannel),
-		remotecommand.StreamStdOut: direction(opts.Stdout, wsstream.WriteChannel),
-		remotecommand.StreamStdErr: direction(opts.Stderr, wsstream.WriteChannel),
+	types := []wsstream.ChannelType{
+		remotecommand.StreamStdIn:  direction(wanted.in, wsstream.ReadChannel),
+		remotecommand.StreamStdOut: direction(wanted.out, wsstream.WriteChannel),
+		remotecommand.StreamStdErr: direction(wanted.err, wsstream.WriteChannel),
 		remotecommand.StreamErr:    wsstream.WriteChannel,
 		remotecommand.StreamResize: wsstream.ReadChannel,
-	}}})
-	// The library reports every end of a connection as an error.
-	_, streams, err := conn.Open(w, req.WithContext(klog.NewContext(req.Context(), logr.Discard())))
-	if err != nil {
-		s.streamer.r.log.Debug("a stream could not be opened", "err", err)
-		return
 	}
-	defer conn.Close()
-	ctx, cancel := context.WithCancel(req.Context())
-	defer cancel()
-	resize := make(chan remotecommand.TerminalSize)
-	go func() {
-		defer cancel() // the channel ends with the connection
-		readSizes(ctx, streams[remotecommand.StreamResize], resize)
-	}()
-	c := &channels{resize: resize}
-	if opts.Stdin {
+	known := map[string]wsstream.ChannelProtocolConfig{}
+	for name, p := range webSocketProtocols {
+		known[name] = wsstream.ChannelProtocolConfig{Binary: p.binary, Channels: types}
+	}
+	conn := wsstream.NewConn(known)
+	conn.SetIdleTimeout(idleStream)
+	// The library reports every end of a connection as an error.
+	protocol, streams, err := conn.Open(w, req.WithContext(klog.NewContext(req.Context(), logr.Discard())))
+	if err != nil {
+		return nil, err
+	}
+	c := &channels{
+		status: streams[remotecommand.StreamErr], structured: webSocketProtocols[protocol].structured,
+		resize: streams[remotecommand.StreamResize], end: conn.Close,
+	}
+	if wanted.in {
 		c.in = streams[remotecommand.StreamStdIn]
 	}
-	if opts.Stdout {
+	if wanted.out {
 		c.out = streams[remotecommand.StreamStdOut]
 	}
-	if opts.Stderr {
+	if wanted.err {
 		c.err = streams[remotecommand.StreamStdErr]
 	}
-	end, err := json.Marshal(endStatus(run(ctx, c)))
-	if err == nil {
-		_, _ = streams[remotecommand.StreamErr].Write(end)
-	}
+	c.greet()
+	return c, nil
 }
 
-func readSizes(ctx context.Context, from io.Reader, to chan<- remotecommand.TerminalSize) {
-	defer close(to)
-	for decoder := json.NewDecoder(from); ; {
-		var size remotecommand.TerminalSize
-		if decoder.Decode(&size) != nil {
-			return
-		}
-		select {
-		case to <- size:
-		case <-ctx.Done():
+// greet sends an empty message on the first channel that the client reads:
+// it knows by that that the connection stands.
+func (c *channels) greet() {
+	for _, to := range []io.Writer{c.out, c.err, c.status} {
+		if to != nil {
+			_, _ = to.Write(nil) // a client that went away shows at the next write
 			return
 		}
 	}
-}
-
-// endStatus is how clients are told an exit code or what went wrong.
-func endStatus(err error) *metav1.Status {
-	var exit utilexec.ExitError
-	switch {
-	case err == nil:
-		return &metav1.Status{Status: metav1.StatusSuccess}
-	case errors.As(err, &exit):
-		return &metav1.Status{Status: metav1.StatusFailure, Reason: remotecommand.NonZeroExitCodeReason,
-			Message: fmt.Sprintf("command terminated with non-zero exit code: %v", exit),
-			Details: &metav1.StatusDetails{Causes: []metav1.StatusCause{{Type: remotecommand.ExitCodeCauseType, Message: fmt.Sprint(exit.ExitStatus())}}}}
-	}
-	return &metav1.Status{Status: metav1.StatusFailure, Reason: metav1.StatusReasonInternalError, Code: http.StatusInternalServerError,
-		Message: fmt.Sprintf("Internal error occurred: %v", err)}
 }
