@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netlink"
+
+	"proa/network"
 )
 
 // nodeAddresses returns the address by which others reach this machine: that of
@@ -24,7 +26,7 @@ func nodeAddresses() ([]netip.Addr, error) {
 		}
 		addrs, err := l.Addrs()
 		if err != nil {
-			return nil, err
+			continue // it went away meanwhile
 		}
 		for _, a := range addrs {
 			p, err := netip.ParsePrefix(a.String())
@@ -52,7 +54,7 @@ func ours(link string) bool { return link == "proa-dns" || len(link) > 4 && link
 
 // defaultLink is the index of the link that the default route uses, or 0.
 func defaultLink() int {
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	routes, err := network.Dump(func() ([]netlink.Route, error) { return netlink.RouteList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		return 0
 	}

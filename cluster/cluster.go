@@ -199,12 +199,15 @@ func (c *Cluster) awaitReady(ctx context.Context) error {
 	return nil
 }
 
-// nodeReady wants a Ready node whose kubelet has shown life in this run: the
-// status may be that of the run before.
+// nodeReady wants a Ready node that pods may be bound to, whose kubelet has shown
+// life in this run: the status may be that of the run before.
 func nodeReady(v client.View, name string, since time.Time) bool {
 	n, lease := client.Get[corev1.Node](v, "", name), client.Get[coordinationv1.Lease](v, corev1.NamespaceNodeLease, name)
 	if n == nil || lease == nil || lease.Spec.RenewTime == nil || lease.Spec.RenewTime.Time.Before(since) {
 		return false
+	}
+	if slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeNotReady }) {
+		return false // the controller that takes it away has not seen the condition yet
 	}
 	return slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
 		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue

@@ -191,7 +191,9 @@ func (n *Network) plugged(rec *record, ns string) bool {
 		if eth.Attrs().Index != link.Attrs().ParentIndex {
 			return errors.New("another link")
 		}
-		routes, err := h.RouteListFiltered(unix.AF_UNSPEC, &netlink.Route{LinkIndex: eth.Attrs().Index}, netlink.RT_FILTER_OIF)
+		routes, err := Dump(func() ([]netlink.Route, error) {
+			return h.RouteListFiltered(unix.AF_UNSPEC, &netlink.Route{LinkIndex: eth.Attrs().Index}, netlink.RT_FILTER_OIF)
+		})
 		if err == nil && len(routes) < 2*len(rec.IPs) {
 			err = errors.New("incomplete")
 		}
@@ -250,7 +252,7 @@ func (n *Network) unplug(name string) error {
 
 // podLinks finds the links of pods in this namespace: names and indexes.
 func podLinks(h *netlink.Handle) (map[string]int, error) {
-	links, err := h.LinkList()
+	links, err := Dump(h.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("network: list links: %w", err)
 	}
