@@ -23,9 +23,15 @@ func (k *Kubelet) admit(pod *corev1.Pod) *lifecycle.Stop {
 }
 
 // others are the pods on this node beside one that still need what they asked for.
+// Those that the API has forgotten do not count, even while they are being ended:
+// the scheduler has given their place to others already, whom it would be wrong to
+// turn away for good.
 func (k *Kubelet) others(pod *corev1.Pod) []*corev1.Pod {
 	var out []*corev1.Pod
 	for _, w := range k.all() {
+		if w.left.Load() {
+			continue
+		}
 		if s := w.seen.Load(); w.uid != pod.UID && s.pod.Status.Phase != corev1.PodSucceeded && s.pod.Status.Phase != corev1.PodFailed {
 			out = append(out, s.pod)
 		}

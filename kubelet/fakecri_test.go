@@ -72,6 +72,13 @@ func (f *fakeCRI) fail(call string, err error) {
 	f.faults[call] = err
 }
 
+// stick is fail for every call from now on; nil ends it.
+func (f *fakeCRI) stick(call string, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sticky, f.faults[call] = err != nil, err
+}
+
 func (f *fakeCRI) log() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -225,7 +225,9 @@ func (k *Kubelet) adopt(ctx context.Context, view client.View, known map[types.U
 	for uid, o := range known {
 		pod := lost(o)
 		k.log.Info("ending a pod that the API does not know", "pod", pod.Namespace+"/"+pod.Name, "uid", uid)
-		k.start(ctx, pod, o).post(func(w *worker) { w.st.Gone = true })
+		w := k.start(ctx, pod, o)
+		w.left.Store(true)
+		w.post(func(w *worker) { w.st.Gone = true })
 	}
 	k.sweep()
 }
@@ -309,6 +311,7 @@ func (k *Kubelet) renewNode() {
 
 func (k *Kubelet) gone(p *corev1.Pod) {
 	if w := k.worker(p.UID); w != nil {
+		w.left.Store(true)
 		w.post(func(w *worker) { w.update(p); w.st.Gone = true })
 	}
 }

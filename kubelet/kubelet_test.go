@@ -509,6 +509,29 @@ func TestAdmission(t *testing.T) {
 	b.awaitEvent("OutOfcpu", "Node didn't have enough resource")
 }
 
+// A pod that was deleted by force leaves its place at once, though its end takes
+// time.
+func TestAdmissionBesideAPodThatTheAPIForgot(t *testing.T) {
+	b := newBench(t)
+	first, second := testPod("a"), testPod("b")
+	for _, p := range []*corev1.Pod{first, second} {
+		p.Spec.Containers[0].Resources.Requests = corev1.ResourceList{corev1.ResourceCPU: b.k.node.Capacity[corev1.ResourceCPU]}
+	}
+	first = b.create(first)
+	b.await("a", "ready", ready)
+	b.cri.stick("StopPodSandbox", errors.New("stuck"))
+	now := int64(0)
+	if err := b.client.Delete(t.Context(), client.Row[corev1.Pod](), client.KeyOf(first), metav1.DeleteOptions{GracePeriodSeconds: &now}); err != nil {
+		t.Fatal(err)
+	}
+	b.create(second)
+	b.await("b", "ready", ready)
+	if b.k.worker(first.UID) == nil {
+		t.Error("the first pod has ended: nothing was shown")
+	}
+	b.cri.stick("StopPodSandbox", nil)
+}
+
 func TestDeletedNodeComesBack(t *testing.T) {
 	b := newBench(t)
 	node := func() *corev1.Node { return client.Get[corev1.Node](b.client.View(), "", "n1") }

@@ -28,6 +28,7 @@ type worker struct {
 
 	seen     atomic.Pointer[snapshot] // for the kubelet's server
 	deferred atomic.Bool              // a resize of the pod waits for room
+	left     atomic.Bool              // the API does not know the pod any more
 	files    sync.Mutex               // held while an effect changes the pod's files
 
 	st       lifecycle.State
