@@ -82,12 +82,12 @@ func notAcceptable() error {
 	return err
 }
 
-func unsupportedMedia(have string, accepted ...string) error {
+func unsupportedMedia(accepted ...string) error {
 	if accepted == nil {
 		accepted = codec.MediaTypes()
 	}
 	err := apierrors.NewGenericServerResponse(http.StatusUnsupportedMediaType, "", noResource, "",
-		fmt.Sprintf("the body of the request was in an unknown format - accepted media types include: %s; it was %q", strings.Join(accepted, ", "), have), 0, false)
+		fmt.Sprintf("the body of the request was in an unknown format - accepted media types include: %s", strings.Join(accepted, ", ")), 0, false)
 	err.ErrStatus.Reason = metav1.StatusReasonUnsupportedMediaType
 	return err
 }

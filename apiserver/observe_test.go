@@ -81,7 +81,7 @@ func TestMetrics(t *testing.T) {
 		t.Error("a client's invention became a label")
 	}
 	for path, want := range map[string]string{"/statusz": "Binary version: v1.37", "/flagz": "kube-apiserver flagz",
-		"/debug/pprof": "full goroutine stack dump", "/debug/pprof/goroutine?debug=1": "goroutine profile: total", "/debug/pprof/none": "Unknown profile", "/debug/none": "NotFound"} {
+		"/debug/pprof": "full goroutine stack dump", "/debug/pprof/goroutine?debug=1": "goroutine profile: total", "/debug/pprof/none": "Unknown profile", "/debug/none": "404 page not found"} {
 		if w := h.callWith(http.MethodGet, path, nil); !strings.Contains(w.Body.String(), want) {
 			t.Errorf("%s: %s", path, w.Body)
 		}

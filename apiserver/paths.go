@@ -80,7 +80,17 @@ func onlyRead(path string) bool {
 	return strings.HasPrefix(path, "/api/") || strings.HasPrefix(path, "/apis/") && strings.Count(path, "/") == 3
 }
 
+// noPath is the error of a path that nothing serves. On the wire it has no
+// Status, as upstream's has none: clients say then what they asked for.
 func noPath() error {
+	return unserved{notServed()}
+}
+
+type unserved struct{ *apierrors.StatusError }
+
+func (e unserved) Unwrap() error { return e.StatusError }
+
+func notServed() *apierrors.StatusError {
 	return apierrors.NewGenericServerResponse(http.StatusNotFound, "", noResource, "", "the server could not find the requested resource", 0, false)
 }
 

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -86,7 +85,7 @@ func (c *call) decode(into runtime.Object, gvk schema.GroupVersionKind) error {
 	contentType := c.r.Header.Get("Content-Type")
 	f, ok := codec.ByMediaType(contentType)
 	if !ok {
-		return unsupportedMedia(contentType)
+		return unsupportedMedia()
 	}
 	body, err := c.readBody()
 	if err != nil {
@@ -121,6 +120,10 @@ var patchTypes = map[string]types.PatchType{
 	string(types.ApplyCBORPatchType):      types.ApplyCBORPatchType,
 }
 
+// patchMediaTypes are patchTypes in the order in which upstream names them.
+var patchMediaTypes = []string{string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType),
+	string(types.ApplyYAMLPatchType), string(types.ApplyCBORPatchType)}
+
 func (c *call) patch() error {
 	contentType := mediaTypeOf(c.r.Header.Get("Content-Type"))
 	kind, ok := patchTypes[contentType]
@@ -128,7 +131,7 @@ func (c *call) patch() error {
 		ok = false // it takes a Go type to know the merge keys
 	}
 	if !ok {
-		return unsupportedMedia(contentType, slices.DeleteFunc(slices.Sorted(maps.Keys(patchTypes)), func(t string) bool {
+		return unsupportedMedia(slices.DeleteFunc(slices.Clone(patchMediaTypes), func(t string) bool {
 			return c.served.Custom != nil && t == string(types.StrategicMergePatchType)
 		})...)
 	}
@@ -157,7 +160,7 @@ func (c *call) deleteOptions() (metav1.DeleteOptions, error) {
 	if len(body) > 0 {
 		f, ok := codec.ByMediaType(contentType)
 		if !ok {
-			return opts, unsupportedMedia(contentType)
+			return opts, unsupportedMedia()
 		}
 		opts = metav1.DeleteOptions{}
 		if err := codec.DecodeOptions(f, body, "DeleteOptions", &opts); err != nil {

@@ -191,6 +191,10 @@ func (x *exchange) fail(err error) {
 	}
 	status := statusOf(err)
 	x.failure = status
+	if errors.As(err, new(unserved)) {
+		http.NotFound(x, x.r)
+		return
+	}
 	if d := status.Details; d != nil && d.RetryAfterSeconds > 0 {
 		x.Header().Set("Retry-After", strconv.Itoa(int(d.RetryAfterSeconds)))
 	}

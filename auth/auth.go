@@ -34,6 +34,8 @@ const (
 	UserAnonymous        = "system:anonymous"
 	NodeUserPrefix       = "system:node:"
 	ServiceAccountPrefix = "system:serviceaccount:"
+	// ExtraCredentialID says by which certificate or token a user came.
+	ExtraCredentialID = "authentication.kubernetes.io/credential-id"
 )
 
 // In tells whether the user is in the group.
@@ -172,16 +174,14 @@ func (c ClientCertificates) Authenticate(r *http.Request) (User, bool, error) {
 		return User{}, false, nil
 	}
 	leaf, roots, now := r.TLS.PeerCertificates[0], c.Roots(), time.Now()
-	if !proven.has(leaf, roots, now) {
+	who, ok := proven.user(leaf, roots, now)
+	if !ok {
 		if err := verify(r.TLS.PeerCertificates, roots, now); err != nil {
 			return User{}, false, fmt.Errorf("verifying certificate SN=%s: %w", leaf.SerialNumber, err)
 		}
-		proven.add(leaf, roots, now)
+		who = proven.add(leaf, roots, now)
 	}
-	if leaf.Subject.CommonName == "" {
-		return User{}, false, nil
-	}
-	return User{Name: leaf.Subject.CommonName, Groups: leaf.Subject.Organization}, true, nil
+	return who, who.Name != "", nil
 }
 
 // verify checks that a client's chain, leaf first, leads to one of the roots.

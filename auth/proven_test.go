@@ -4,11 +4,14 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/hex"
 	"math/big"
 	"net/http"
+	"reflect"
 	"testing"
 	"time"
 )
@@ -49,7 +52,9 @@ func TestProvenCertificates(t *testing.T) {
 	ask := func(leaf *x509.Certificate, roots *x509.CertPool) error {
 		r := &http.Request{TLS: &tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf}}}
 		u, ok, err := ClientCertificates{Roots: func() *x509.CertPool { return roots }}.Authenticate(r)
-		if err == nil && (!ok || u.Name != "alice") {
+		sum := sha256.Sum256(leaf.Raw)
+		id := map[string][]string{"authentication.kubernetes.io/credential-id": {"X509SHA256=" + hex.EncodeToString(sum[:])}}
+		if err == nil && (!ok || u.Name != "alice" || !reflect.DeepEqual(u.Extra, id)) {
 			t.Errorf("authenticated as %+v, %v", u, ok)
 		}
 		return err
@@ -66,7 +71,7 @@ func TestProvenCertificates(t *testing.T) {
 	if forged, _ := issue(t, "alice", otherCA, otherKey, time.Now().Add(time.Hour)); ask(forged, roots) == nil {
 		t.Error("another issuer's certificate in the same name was believed")
 	}
-	if proven.has(leaf, roots, leaf.NotAfter) {
+	if _, ok := proven.user(leaf, roots, leaf.NotAfter); ok {
 		t.Error("still proven at its end")
 	}
 }

@@ -24,9 +24,11 @@ import (
 
 // Controller is one controller.
 type Controller struct {
-	// Name is the controller's name as upstream reports it in events and as
-	// field manager ("deployment-controller").
+	// Name is the controller's name as upstream reports it in events and metrics
+	// ("deployment-controller").
 	Name string
+	// Source is what its events name as their source, where that is not Name.
+	Source string
 	// Watches say which changes wake which keys.
 	Watches []Watch
 	// Workers is how many keys may be decided at once; 0 means 1.

@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -59,7 +60,7 @@ func Run(ctx context.Context, c client.Client, log *slog.Logger, controllers ...
 
 // add makes a controller's runner.
 func (l *loop) add(ctx context.Context, c Controller) {
-	r := &runner{loop: l, Controller: c, recorder: l.recorder.For(c.Name), log: l.log.With("controller", c.Name)}
+	r := &runner{loop: l, Controller: c, recorder: l.recorder.For(cmp.Or(c.Source, c.Name)), log: l.log.With("controller", c.Name)}
 	r.queue = newQueue(ctx, c.Name, c.Workers, r.reconcile)
 	r.queue.pace = c.Pace
 	l.runners = append(l.runners, r)

@@ -112,7 +112,7 @@ func TestShapes(t *testing.T) {
 		t.Errorf("list: %v", list)
 	}
 	if a := h.do("PATCH", path+"/w", "{}", "Content-Type", "application/strategic-merge-patch+json"); a.code != 415 ||
-		!strings.Contains(a.status(t).Message, "accepted media types include: application/apply-patch+cbor, application/apply-patch+yaml, application/json-patch+json, application/merge-patch+json") {
+		!strings.Contains(a.status(t).Message, "accepted media types include: application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml, application/apply-patch+cbor") {
 		t.Errorf("strategic merge patch: %s", a.body)
 	}
 }

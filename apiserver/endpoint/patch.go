@@ -47,6 +47,9 @@ func (e *Endpoint) Patch(ctx context.Context, q Request, p Patch) (Result, error
 	case types.ApplyYAMLPatchType, types.ApplyCBORPatchType:
 		return e.apply(ctx, q, p)
 	}
+	if !json.Valid(p.Data) {
+		return Result{}, apierrors.NewBadRequest("invalid JSON patch")
+	}
 	return e.modify(ctx, q, func(old api.Object) (api.Object, error) {
 		shown, err := codec.FromStorage(q.Served, old) // live has done it for custom resources
 		if err != nil {
@@ -55,6 +58,9 @@ func (e *Endpoint) Patch(ctx context.Context, q Request, p Patch) (Result, error
 		next, err := patchObject(q, shown, p)
 		if err != nil {
 			return nil, err
+		}
+		if n := next.GetName(); n != q.Name {
+			return nil, otherName(q, n)
 		}
 		return toStorage(q, next)
 	})
@@ -309,6 +315,10 @@ func decodeIntent(q Request, p Patch) (*unstructured.Unstructured, error) {
 	return u, checkIntent(q, u)
 }
 
+func otherName(q Request, name string) error {
+	return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", name, q.Name))
+}
+
 // normaliseNumbers reads the document again through JSON, so that integers are
 // int64 as everywhere.
 func normaliseNumbers(u *unstructured.Unstructured) error {
@@ -331,7 +341,7 @@ func checkIntent(q Request, u *unstructured.Unstructured) error {
 		return apierrors.NewBadRequest(fmt.Sprintf("the kind in the data (%s) does not match the expected kind (%s)", k, q.Served.GVK().Kind))
 	}
 	if n := u.GetName(); n != "" && n != q.Name {
-		return apierrors.NewBadRequest(fmt.Sprintf("the name of the object (%s) does not match the name on the URL (%s)", n, q.Name))
+		return otherName(q, n)
 	}
 	u.SetName(q.Name)
 	if ns := u.GetNamespace(); ns != "" && ns != q.Namespace {

@@ -12,7 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/managedfields"
-	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
 	"sigs.k8s.io/structured-merge-diff/v6/typed"
 
@@ -140,18 +139,25 @@ func types(served api.Served) (managedfields.TypeConverter, error) {
 	return builtinTypes()
 }
 
-// fallback deduces the type of a kind that has no published schema.
-type fallback struct{ known, deduced managedfields.TypeConverter }
-
-func (f fallback) ObjectToTyped(o runtime.Object, opts ...typed.ValidationOptions) (*typed.TypedValue, error) {
-	if scheme.Scheme.Recognizes(o.GetObjectKind().GroupVersionKind()) {
-		return f.known.ObjectToTyped(o, opts...)
-	}
-	return f.deduced.ObjectToTyped(o, opts...)
+// builtinConverter knows kinds by the scheme that they are in; the last one has no
+// scheme and deduces the types of kinds without a published schema.
+type builtinConverter []struct {
+	scheme *runtime.Scheme
+	types  managedfields.TypeConverter
 }
 
-func (f fallback) TypedToObject(v *typed.TypedValue) (runtime.Object, error) {
-	return f.known.TypedToObject(v)
+func (c builtinConverter) ObjectToTyped(o runtime.Object, opts ...typed.ValidationOptions) (*typed.TypedValue, error) {
+	gvk := o.GetObjectKind().GroupVersionKind()
+	for _, known := range c {
+		if known.scheme == nil || known.scheme.Recognizes(gvk) {
+			return known.types.ObjectToTyped(o, opts...)
+		}
+	}
+	return nil, runtime.NewNotRegisteredErrForKind("fieldmanager", gvk)
+}
+
+func (c builtinConverter) TypedToObject(v *typed.TypedValue) (runtime.Object, error) {
+	return c[0].types.TypedToObject(v)
 }
 
 // resetFields are those that an endpoint takes from the old object whatever the

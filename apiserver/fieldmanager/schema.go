@@ -4,12 +4,16 @@ import (
 	"bytes"
 	_ "embed"
 	"encoding/gob"
+	"errors"
 	"fmt"
 	"sync"
 
 	"github.com/klauspost/compress/gzip"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/client-go/kubernetes/scheme"
+	apiregistrationv1 "k8s.io/kube-aggregator/pkg/apis/apiregistration/v1"
 	"sigs.k8s.io/structured-merge-diff/v6/schema"
 	"sigs.k8s.io/structured-merge-diff/v6/typed"
 )
@@ -35,7 +39,15 @@ var builtinTypes = sync.OnceValues(func() (managedfields.TypeConverter, error) {
 		return nil, err
 	}
 	parser := &typed.Parser{Schema: schema.Schema{Types: types}}
-	return fallback{managedfields.NewSchemeTypeConverter(scheme.Scheme, parser), managedfields.NewDeducedTypeConverter()}, nil
+	extending := runtime.NewScheme()
+	if err := errors.Join(apiextensionsv1.AddToScheme(extending), apiregistrationv1.AddToScheme(extending)); err != nil {
+		return nil, err
+	}
+	return builtinConverter{
+		{scheme.Scheme, managedfields.NewSchemeTypeConverter(scheme.Scheme, parser)},
+		{extending, managedfields.NewSchemeTypeConverter(extending, parser)},
+		{nil, managedfields.NewDeducedTypeConverter()},
+	}, nil
 })
 
 func unpack(data []byte) ([]schema.TypeDef, error) {

@@ -270,7 +270,7 @@ func user(c claims) auth.User {
 	u := auth.User{
 		Name: auth.ServiceAccountPrefix + k.Namespace + ":" + k.Account.Name, UID: k.Account.UID,
 		Groups: []string{auth.GroupServiceAccounts, auth.GroupServiceAccounts + ":" + k.Namespace},
-		Extra:  map[string][]string{"authentication.kubernetes.io/credential-id": {"JTI=" + c.ID}},
+		Extra:  map[string][]string{auth.ExtraCredentialID: {"JTI=" + c.ID}},
 	}
 	for what, r := range map[string]*ref{"pod": k.Pod, "node": k.Node} {
 		if r != nil {

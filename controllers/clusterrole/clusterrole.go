@@ -4,16 +4,21 @@ package clusterrole
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 
 	"proa/client"
 	"proa/controllers/own"
 	"proa/reconcile"
 )
+
+// manager is the field manager of what the controllers write.
+const manager = "kube-controller-manager"
 
 // Controller is the aggregation controller.
 func Controller() reconcile.Controller {
@@ -57,12 +62,20 @@ func Decide(v client.View, _ time.Time, key client.Key) reconcile.Plan {
 			}
 		}
 	}
-	if equality.Semantic.DeepEqual(rules, role.Rules) {
+	if equality.Semantic.DeepEqual(rules, role.Rules) || len(rules) == 0 && !filled(role) {
 		return reconcile.Plan{}
 	}
 	next := role.DeepCopy()
 	next.Rules = rules
 	return reconcile.Plan{Writes: []reconcile.Write{{Op: reconcile.Update, Object: next}}}
+}
+
+// filled tells whether this controller wrote the rules. Those that somebody else
+// wrote stay for as long as no role is selected.
+func filled(role *rbacv1.ClusterRole) bool {
+	return slices.ContainsFunc(role.ManagedFields, func(m metav1.ManagedFieldsEntry) bool {
+		return m.Manager == manager && m.FieldsV1 != nil && strings.Contains(string(m.FieldsV1.Raw), `"f:rules"`)
+	})
 }
 
 func addNew(rules, more []rbacv1.PolicyRule) []rbacv1.PolicyRule {

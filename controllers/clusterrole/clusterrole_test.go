@@ -48,3 +48,27 @@ func TestRulesFollowTheMatchedRoles(t *testing.T) {
 		check("[pods secrets]")
 	}, Controller())
 }
+
+// Rules that a person wrote stay while no role is selected; those that were
+// gathered go with the last role.
+func TestNoRoleIsSelected(t *testing.T) {
+	simulation.Run(t, nil, func(ctx context.Context, c *simulation.Cluster) {
+		all := role("all", "pods")
+		all.AggregationRule = &rbacv1.AggregationRule{ClusterRoleSelectors: []metav1.LabelSelector{{MatchLabels: map[string]string{"to": "nobody"}}}}
+		gathered := all.DeepCopy()
+		gathered.Name = "gathered"
+		gathered.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kube-controller-manager", Operation: metav1.ManagedFieldsOperationUpdate,
+			APIVersion: "rbac.authorization.k8s.io/v1", FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: []byte(`{"f:rules":{}}`)}}}
+		for _, r := range []*rbacv1.ClusterRole{all, gathered} {
+			if _, err := c.Create(ctx, r); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Second)
+		for name, want := range map[string]int{"all": 1, "gathered": 0} {
+			if n := len(client.Get[rbacv1.ClusterRole](c.View(), "", name).Rules); n != want {
+				t.Errorf("%s has %d rules, want %d", name, n, want)
+			}
+		}
+	}, Controller())
+}

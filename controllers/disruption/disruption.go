@@ -33,6 +33,7 @@ func Controller(registry *api.Registry) reconcile.Controller {
 	c := &controller{registry}
 	return reconcile.Controller{
 		Name:    "disruption-controller",
+		Source:  "controllermanager",
 		Workers: 2,
 		Watches: []reconcile.Watch{
 			{Resource: client.Row[policyv1.PodDisruptionBudget]()},

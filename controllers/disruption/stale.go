@@ -17,6 +17,7 @@ import (
 func Stale() reconcile.Controller {
 	return reconcile.Controller{
 		Name:    "stale-pod-disruption-controller",
+		Source:  "controllermanager",
 		Watches: []reconcile.Watch{{Resource: client.Row[corev1.Pod](), Keys: targeted}},
 		Decide:  decideStale,
 	}

@@ -88,7 +88,7 @@ func migrate(v client.View, now time.Time, row *api.Resource, m *storagemigratio
 	if w := stored(v, row); w != nil {
 		plan.Writes = append(plan.Writes, *w)
 	}
-	plan.Writes = append(plan.Writes, ended(m, now, storagemigrationv1.MigrationSucceeded, "StorageVersionMigrationSucceeded", "The migration has completed"))
+	plan.Writes = append(plan.Writes, ended(m, now, storagemigrationv1.MigrationSucceeded, "StorageVersionMigrationSucceeded", "Migration completed"))
 	return plan
 }
 
@@ -110,7 +110,7 @@ func is(m *storagemigrationv1.StorageVersionMigration, t storagemigrationv1.Migr
 
 func ended(m *storagemigrationv1.StorageVersionMigration, now time.Time, t storagemigrationv1.MigrationConditionType, reason, message string) reconcile.Write {
 	next := m.DeepCopy()
-	set(next, now, storagemigrationv1.MigrationRunning, false, "MigrationCompleted", "The migration has ended")
+	set(next, now, storagemigrationv1.MigrationRunning, false, "MigrationCompleted", "Migration completed")
 	set(next, now, t, true, reason, message)
 	return reconcile.Write{Op: reconcile.Update, Object: next, Subresource: "status"}
 }

@@ -15,6 +15,7 @@ import (
 func Ranges(cluster netip.Prefix) reconcile.Controller {
 	return reconcile.Controller{
 		Name:    "node-ipam-controller",
+		Source:  "cidrAllocator",
 		Watches: []reconcile.Watch{{Resource: client.Row[corev1.Node]()}},
 		Decide: func(v client.View, _ time.Time, key client.Key) reconcile.Plan {
 			return decideRange(v, cluster, key.Name)

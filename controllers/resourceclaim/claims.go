@@ -22,6 +22,7 @@ const released = "/released"
 func Claims() reconcile.Controller {
 	return reconcile.Controller{
 		Name:    "resource-claim-cleaner-controller",
+		Source:  "resource_claim",
 		Workers: 4,
 		Watches: []reconcile.Watch{
 			{Resource: client.Row[resourcev1.ResourceClaim](), Keys: onClaim},

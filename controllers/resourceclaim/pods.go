@@ -30,6 +30,7 @@ const longestBase = 57
 func Pods() reconcile.Controller {
 	return reconcile.Controller{
 		Name:    "resource-claim-controller",
+		Source:  "resource_claim",
 		Workers: 4,
 		Watches: []reconcile.Watch{
 			{Resource: client.Row[corev1.Pod](), Keys: withClaims},

@@ -20,6 +20,7 @@ import (
 func Claims() reconcile.Controller {
 	return reconcile.Controller{
 		Name:    "persistentvolume-binder",
+		Source:  "persistentvolume-controller",
 		Workers: 4,
 		Watches: []reconcile.Watch{
 			{Resource: client.Row[corev1.PersistentVolumeClaim]()},

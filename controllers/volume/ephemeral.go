@@ -17,7 +17,8 @@ import (
 // them, so they go with it (KEP-1698).
 func Ephemeral() reconcile.Controller {
 	return reconcile.Controller{
-		Name: "ephemeral-volume-controller",
+		Name:   "ephemeral-volume-controller",
+		Source: "ephemeral_volume",
 		Watches: []reconcile.Watch{
 			{Resource: client.Row[corev1.Pod](), Keys: withEphemeral},
 			{Resource: client.Row[corev1.PersistentVolumeClaim](), Keys: ownerOf},

@@ -16,6 +16,7 @@ import (
 func Expander() reconcile.Controller {
 	return reconcile.Controller{
 		Name:    "persistentvolume-expander-controller",
+		Source:  "volume_expand",
 		Watches: []reconcile.Watch{{Resource: client.Row[corev1.PersistentVolumeClaim](), Keys: grown}},
 		Decide:  decideExpansion,
 	}
