@@ -261,14 +261,24 @@ func (r *rollout) roll(status *appsv1.DeploymentStatus) []reconcile.Write {
 }
 
 // nextSize is how large the new ReplicaSet may be now. A pod that its ReplicaSet
-// has yet to delete still takes the place of another.
+// has yet to delete still takes the place of another, and one that has not seen
+// its newest size yet may be making pods for the one before.
 func (r *rollout) nextSize() int32 {
 	have := size(r.next)
-	if have >= r.replicas {
+	switch {
+	case have >= r.replicas:
 		return r.replicas
+	case slices.ContainsFunc(r.old, unseen):
+		return have
 	}
 	room := r.replicas + r.maxSurge - sum(r.all(), r.taken)
 	return have + max(min(room, r.replicas-have), 0)
+}
+
+// unseen tells that a ReplicaSet's controller, which leaves one alone that is being
+// deleted, has yet to act on its newest size.
+func unseen(rs *appsv1.ReplicaSet) bool {
+	return rs.DeletionTimestamp == nil && rs.Status.ObservedGeneration < rs.Generation
 }
 
 func (r *rollout) taken(rs *appsv1.ReplicaSet) int32 {
