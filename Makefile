@@ -93,18 +93,18 @@ conformance-suite: $(SUITE)/suite.stamp ## build Kubernetes' own tests
 
 $(SUITE)/suite.stamp: test/conformance/go.mod test/conformance/go.sum
 	@mkdir -p $(SUITE)
-	cd test/conformance && $(GO) build -ldflags '-s -w $(KUBECTL_VERSION)' -o ../../$(SUITE)/ github.com/onsi/ginkgo/v2/ginkgo k8s.io/kubernetes/cmd/kubectl
+	cd test/conformance && $(GO) build -ldflags '-s -w' -o ../../$(SUITE)/ github.com/onsi/ginkgo/v2/ginkgo
 	cd test/conformance && $(GO) test -c -vet=off -ldflags '-s -w' -o ../../$(SUITE)/e2e.test k8s.io/kubernetes/test/e2e
 	@touch $@
 
-conformance-api: build conformance-suite ## the conformance tests that need no running pod
+conformance-api: build kubectls conformance-suite ## the conformance tests that need no running pod
 	cd test/conformance && $(GO) vet ./run && $(GO) run ./run
 
-conformance-more: build conformance-suite ## Kubernetes' other tests that need no running pod
+conformance-more: build kubectls conformance-suite ## Kubernetes' other tests that need no running pod
 	cd test/conformance && $(GO) run ./run -list more.txt -out ../../$(SUITE)/more
 
-conformance-short: build conformance-suite ## the same without those that take minutes
-	cd test/conformance && $(GO) run ./run -short
+conformance-short: build kubectls conformance-suite ## the same without those that take minutes
+	cd test/conformance && $(GO) run ./run -short -tries 2
 
 # Links Kubernetes: minutes from an empty build cache, half a minute to link
 # again; the objects themselves take some minutes.

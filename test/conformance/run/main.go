@@ -18,20 +18,23 @@ import (
 )
 
 type config struct {
-	proa, suite, list, out string
-	procs                  int
-	short                  bool
-	focus                  string
-	timeout                time.Duration
+	proa, suite, kubectl string
+	list, out            string
+	procs, tries         int
+	short                bool
+	focus                string
+	timeout              time.Duration
 }
 
 func main() {
 	var c config
 	flag.StringVar(&c.proa, "proa", "../../bin/proa", "the binary to test")
-	flag.StringVar(&c.suite, "suite", "../../bin/conformance", "the directory with e2e.test, ginkgo and kubectl")
+	flag.StringVar(&c.suite, "suite", "../../bin/conformance", "the directory with e2e.test and ginkgo")
+	flag.StringVar(&c.kubectl, "kubectl", "../../bin/kubectl", "the kubectl that the tests use")
 	flag.StringVar(&c.list, "list", "nodeless.txt", "the tests to run")
 	flag.StringVar(&c.out, "out", "../../bin/conformance/report", "the directory for junit.xml and the logs")
 	flag.IntVar(&c.procs, "procs", 6, "how many tests run at once; most of them wait rather than work")
+	flag.IntVar(&c.tries, "tries", 1, "how often a test may be tried; those that passed only at a later try are named")
 	flag.BoolVar(&c.short, "short", false, "leave out the tests that take minutes whatever they run against")
 	flag.StringVar(&c.focus, "focus", "", "run only the tests whose names contain this text")
 	flag.DurationVar(&c.timeout, "timeout", 30*time.Minute, "the time for all tests together")
@@ -78,16 +81,16 @@ func run(ctx context.Context, c config) error {
 // complete makes the paths absolute, since the tests run in a directory of their
 // own, and looks whether all that is needed is there.
 func (c *config) complete() error {
-	for _, path := range []*string{&c.proa, &c.suite, &c.list, &c.out} {
+	for _, path := range []*string{&c.proa, &c.suite, &c.kubectl, &c.list, &c.out} {
 		abs, err := filepath.Abs(*path)
 		if err != nil {
 			return err
 		}
 		*path = abs
 	}
-	for _, path := range []string{c.proa, c.tool("e2e.test"), c.tool("ginkgo"), c.tool("kubectl")} {
+	for _, path := range []string{c.proa, c.tool("e2e.test"), c.tool("ginkgo"), c.kubectl} {
 		if _, err := os.Stat(path); err != nil {
-			return fmt.Errorf("%w: `make build conformance-suite` makes it", err)
+			return fmt.Errorf("%w: `make build kubectls conformance-suite` makes it", err)
 		}
 	}
 	return os.MkdirAll(c.out, 0o755)

@@ -41,9 +41,9 @@ func (c *config) phase(ctx context.Context, p *plane, sum *summary, name string,
 	defer log.Close()
 	report := name + ".json"
 	fmt.Printf("running %d tests (%s), %d at a time; log: %s\n", len(tests), name, c.procs, log.Name())
-	cmd := exec.CommandContext(ctx, c.tool("ginkgo"), "--nodes="+strconv.Itoa(c.procs), "--timeout="+c.timeout.String(), "--no-color",
+	cmd := exec.CommandContext(ctx, c.tool("ginkgo"), "--nodes="+strconv.Itoa(c.procs), "--timeout="+c.timeout.String(), "--no-color", "--flake-attempts="+strconv.Itoa(c.tries),
 		"--focus="+focusOf(tests), "--output-dir="+c.out, "--json-report="+report, c.tool("e2e.test"), "--",
-		"--provider=skeleton", "--kubeconfig="+p.kubeconfig, "--kubectl-path="+c.tool("kubectl"), "--dns-domain=cluster.local",
+		"--provider=skeleton", "--kubeconfig="+p.kubeconfig, "--kubectl-path="+c.kubectl, "--dns-domain=cluster.local",
 		"--num-nodes=2", "--e2e-verify-service-account=false", "--disable-log-dump")
 	cmd.Dir, cmd.Stdout, cmd.Stderr = p.dir, log, log
 	cmd.Env = append(os.Environ(), "HOME="+p.dir, "KUBECONFIG=")
@@ -96,6 +96,9 @@ func (s *summary) print(w io.Writer) {
 			fmt.Fprintf(w, "DID NOT RUN  %s\n", t.name)
 		case r.State.Is(types.SpecStatePassed):
 			passed++
+			if r.NumAttempts > 1 {
+				fmt.Fprintf(w, "AT TRY %-5d %s\n", r.NumAttempts, t.name)
+			}
 		default:
 			failed++
 			fmt.Fprintf(w, "%-12s %s (%s)\n             %s\n", strings.ToUpper(r.State.String()), t.name, seconds(r.RunTime), firstLine(r.FailureMessage()))
