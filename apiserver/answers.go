@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
-	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/yaml"
@@ -142,6 +141,9 @@ func (c *call) writeList(l endpoint.List) error {
 	if c.w.As == "Table" {
 		objs := make([]api.Object, 0, len(l.Records))
 		for _, rec := range l.Records {
+			if err := c.r.Context().Err(); err != nil {
+				return endpoint.TimedOut(err)
+			}
 			obj, err := codec.Shown(c.r.Context(), c.served, rec)
 			if err != nil {
 				return broken(err)
@@ -159,9 +161,6 @@ func (c *call) writeList(l endpoint.List) error {
 		return c.shape().WriteList(out, l.Meta(), l.Records)
 	}
 	large := size(l.Records) >= gzipFrom
-	if large {
-		defer c.limitWrites()()
-	}
 	if large && c.acceptsGzip() {
 		c.zipped(http.StatusOK, write)
 		return nil
@@ -177,17 +176,6 @@ func (c *call) writeList(l endpoint.List) error {
 	}
 	_ = buf.Flush() // a client that went away cannot be told
 	return nil
-}
-
-// limitWrites gives the client the rest of the request's time to take the answer,
-// and returns how to lift the limit from the connection.
-func (x *exchange) limitWrites() func() {
-	ctl := http.NewResponseController(x.ResponseWriter)
-	end, ok := x.r.Context().Deadline()
-	if !ok || ctl.SetWriteDeadline(end.Add(stallTimeout)) != nil {
-		return func() {}
-	}
-	return func() { _ = ctl.SetWriteDeadline(time.Time{}) } // it worked a moment ago
 }
 
 func writePretty(out io.Writer, s codec.Shape, l endpoint.List) error {

@@ -72,6 +72,9 @@ func TestOverload(t *testing.T) {
 	if !strings.Contains(metrics, `apiserver_flowcontrol_rejected_requests_total{flow_schema="global-default",priority_level="global-default",reason="queue-full"}`) {
 		t.Error("no metric of the refusals")
 	}
+	if !strings.Contains(metrics, `apiserver_request_terminations_total{code="429",component="apiserver",group="",resource="configmaps"`) {
+		t.Error("refusals are not counted as what the server did to protect itself")
+	}
 	other := make(chan int, 1)
 	go func() { other <- send("other").code }()
 	eventually(t, "the other user's request in its queue", func() bool {

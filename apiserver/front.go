@@ -34,8 +34,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	t := parseTarget(r.Method, r.URL)
 	x := &exchange{ResponseWriter: w, r: r, t: t}
 	long := t.long(x.query())
+	x.long = long
 	defer s.begin(x, long)()
 	defer x.audited()
+	defer x.taken()
 	defer s.recoverPanic(x)
 
 	if !long {
@@ -51,7 +53,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithCancel(r.Context())
 		defer context.AfterFunc(s.draining, cancel)()
 		defer cancel()
-		x.r = r.WithContext(ctx)
+		x.r, x.hangup = r.WithContext(ctx), cancel
 	}
 	user, leave, err := s.letIn(x, long)
 	if err != nil {

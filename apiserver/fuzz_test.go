@@ -2,11 +2,14 @@ package apiserver_test
 
 import (
 	"bytes"
+	"context"
+	"encoding/base64"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 )
 
 // hostile sends a request straight to the handler, as an administrator, and fails
@@ -112,5 +115,29 @@ func FuzzManagedFields(f *testing.F) {
 		body := []byte(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"x","managedFields":` + fields + `},"data":{"k":"w"}}`)
 		h.hostile(t, http.MethodPut, target, "application/json", body)
 		h.hostile(t, http.MethodPost, "/api/v1/namespaces/default/configmaps?dryRun=All", "application/json", body)
+	})
+}
+
+// FuzzPages continues lists with made-up tokens: an answer of the list's own, or a
+// refusal, and nothing of another namespace.
+func FuzzPages(f *testing.F) {
+	h := fuzzHarness(f)
+	for _, text := range []string{`{"rv":0,"n":"x"}`, `{"rv":3,"ns":"kube-system","n":"a","new":true}`, `{"rv":1,"n":"","s":5}`, `{"new":true,"ns":"","n":"a","t":1}`} {
+		f.Add([]byte(text))
+	}
+	f.Fuzz(func(t *testing.T, token []byte) {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond) // a revision to come is waited for
+		defer cancel()
+		q := url.Values{"limit": {"2"}, "continue": {base64.RawURLEncoding.EncodeToString(token)}}
+		r := httptest.NewRequest(http.MethodGet, "/api/v1/namespaces/default/configmaps?"+q.Encode(), nil).WithContext(ctx)
+		r.Header.Set("Authorization", "Bearer root")
+		w := httptest.NewRecorder()
+		h.Handler().ServeHTTP(w, r)
+		if w.Code >= 500 && w.Code != http.StatusGatewayTimeout {
+			t.Errorf("%d for %q: %s", w.Code, token, w.Body)
+		}
+		if strings.Contains(w.Body.String(), `"namespace":"kube-system"`) {
+			t.Errorf("%q shows another namespace: %s", token, w.Body)
+		}
 	})
 }

@@ -35,7 +35,7 @@ const (
 // their number.
 type limits struct {
 	fair *fairness.Fairness
-	long atomic.Int64
+	long shares
 	// watches counts those that are open, by resource.
 	watches sync.Map
 }
@@ -52,11 +52,9 @@ func newLimits(c *Config, m *metrics) *limits {
 func (s *Server) admit(x *exchange, a *auth.Attributes, long bool) (leave func(), err error) {
 	done := func() {}
 	if long {
-		if n := s.limits.long.Add(1); n > maxLong && !a.User.In(auth.GroupMasters) {
-			s.limits.long.Add(-1)
+		if done = s.limits.open(a.User); done == nil {
 			return nil, apierrors.NewTooManyRequests("too many watches and streams are open, please try again later.", 1)
 		}
-		done = func() { s.limits.long.Add(-1) }
 		if x.t.Verb != "watch" {
 			return done, nil
 		}
@@ -68,8 +66,42 @@ func (s *Server) admit(x *exchange, a *auth.Attributes, long bool) (leave func()
 		done()
 		return nil, err
 	}
-	x.ticket = ticket
-	return func() { ticket.Done(); done() }, nil
+	x.ticket, x.turn = ticket, turn{s, a}
+	return func() { x.ticket.Done(); done() }, nil
+}
+
+// shares counts the watches and streams that are open, by user.
+type shares struct {
+	mu   sync.Mutex
+	all  int
+	each map[string]int
+}
+
+// open takes a place for a user, and returns what gives it back, or nil if there is
+// none: a user may have as many places as are free, so that those who take all they
+// get leave some to others. Administrators always find one.
+func (l *limits) open(u auth.User) (done func()) {
+	s := &l.long
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.each[u.Name] >= maxLong-s.all && !u.In(auth.GroupMasters) {
+		return nil
+	}
+	if s.each == nil {
+		s.each = map[string]int{}
+	}
+	s.all++
+	s.each[u.Name]++
+	return func() { s.close(u.Name) }
+}
+
+func (s *shares) close(user string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all--
+	if s.each[user]--; s.each[user] == 0 {
+		delete(s.each, user)
+	}
 }
 
 // settled gives back the seats of a request that goes on without costing much.

@@ -21,6 +21,7 @@ type metrics struct {
 	seconds  *prometheus.HistogramVec
 	inflight *prometheus.GaugeVec
 	long     *prometheus.GaugeVec
+	sizes    sizes
 	handler  http.Handler
 
 	slis        http.Handler
@@ -50,6 +51,7 @@ func newMetrics() *metrics {
 			Name: "apiserver_longrunning_requests", Help: "Watches and streams open now, by what they are about.",
 		}, requestLabels),
 	}
+	m.sizes = newSizes(m.registry)
 	m.registry.MustRegister(m.requests, m.seconds, sli{m.seconds}, m.inflight, m.long, buildInfo(), collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.handler = promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
@@ -141,6 +143,9 @@ func (s *Server) begin(x *exchange, long bool) (end func()) {
 		dry := ""
 		if x.t.mutates() && x.r.URL.RawQuery != "" {
 			dry = dryRunLabel(x.r.URL.Query()["dryRun"])
+		}
+		if !long {
+			s.metrics.sizes.answered(x, kind)
 		}
 		kind := append(kind, dry)
 		s.metrics.requests.WithLabelValues(append(kind, strconv.Itoa(x.status))...).Inc()

@@ -64,6 +64,7 @@ func TestMetrics(t *testing.T) {
 	h.callWith(http.MethodGet, "/api/v1/namespaces/default/pods", nil)
 	h.callWith(http.MethodGet, "/apis/made.up/v1/things/one", nil)
 	h.callWith(http.MethodDelete, "/api/v1/namespaces/default/pods/x/invented", nil)
+	h.callWith(http.MethodGet, "/api/v1/namespaces?watch=1&timeoutSeconds=1", nil)
 	text := h.callWith(http.MethodGet, "/metrics", nil).Body.String()
 	for _, want := range []string{
 		`apiserver_request_total{code="200",component="apiserver",dry_run="",group="",resource="pods",scope="namespace",subresource="",verb="LIST",version="v1"} 1`,
@@ -71,6 +72,9 @@ func TestMetrics(t *testing.T) {
 		`apiserver_current_inflight_requests{request_kind="readOnly"} 1`,
 		`apiserver_storage_objects{resource="namespaces"} 4`,
 		`apiserver_storage_objects{resource="apiservices.apiregistration.k8s.io"}`,
+		`apiserver_response_sizes_count{component="apiserver",group="",resource="pods",scope="namespace",subresource="",verb="LIST",version="v1"} 1`,
+		`apiserver_watch_events_total{group="",resource="namespaces",version="v1"} 4`,
+		`apiserver_watch_events_sizes_count{group="",resource="namespaces",version="v1"} 4`,
 		"kubernetes_build_info{", "process_resident_memory_bytes", "go_goroutines",
 	} {
 		if !strings.Contains(text, want) {

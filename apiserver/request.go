@@ -37,7 +37,11 @@ func (x *exchange) readBody() ([]byte, error) {
 	if x.r.ContentLength > maxBody {
 		return nil, tooLarge()
 	}
-	data, err := readAll(x.r, http.MaxBytesReader(x.ResponseWriter, x.r.Body, maxBody))
+	var data []byte
+	var err error
+	if turn := x.awaiting(func() { data, err = readAll(x.r, http.MaxBytesReader(x.ResponseWriter, x.r.Body, maxBody)) }); turn != nil {
+		return nil, turn
+	}
 	var large *http.MaxBytesError
 	if errors.As(err, &large) {
 		return nil, tooLarge()

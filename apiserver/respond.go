@@ -41,6 +41,11 @@ type exchange struct {
 	r        *http.Request
 	t        target
 	ticket   *fairness.Ticket
+	turn     turn
+	long     bool   // a watch or stream
+	hangup   func() // ends the context of one
+	written  int    // bytes of the answer
+	taking   *taking
 	entry    *audit.Entry
 	failure  *metav1.Status // what fail answered
 	asked    url.Values     // the query, once it was parsed
@@ -73,6 +78,7 @@ func (x *exchange) Write(p []byte) (int, error) {
 	if x.status == 0 {
 		x.WriteHeader(http.StatusOK)
 	}
+	x.answering(len(p))
 	return x.ResponseWriter.Write(p)
 }
 

@@ -118,10 +118,8 @@ func (t target) long(query url.Values) bool {
 		return true
 	}
 	switch t.Subresource {
-	case "exec", "attach", "portforward", "proxy":
+	case "exec", "attach", "portforward", "proxy", "log":
 		return true
-	case "log":
-		return isTrue(query.Get("follow"))
 	}
 	return false
 }

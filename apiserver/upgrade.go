@@ -13,6 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 	utilproxy "k8s.io/apiserver/pkg/util/proxy"
 	"k8s.io/streaming/pkg/httpstream/wsstream"
+
+	"proa/internal/hangup"
 )
 
 // upgrade passes exec, attach and port-forward on. Kubelets and runtimes speak
@@ -27,7 +29,7 @@ func upgrade(w http.ResponseWriter, r *http.Request, kubelet http.Handler) {
 		u := url.URL{Scheme: "http", Host: "kubelet", Path: r.URL.Path, RawQuery: r.URL.RawQuery}
 		utilproxy.NewStreamTranslatorHandler(&u, t, 0, streamOptions(r.URL.Query())).ServeHTTP(w, r)
 	case wsstream.IsWebSocketRequestWithTunnelingProtocol(r):
-		utilproxy.NewTunnelingHandler(kubelet).ServeHTTP(w, r)
+		tunnel(w, r, kubelet)
 	default:
 		kubelet.ServeHTTP(w, r)
 	}
@@ -108,11 +110,18 @@ func (l *oneConn) Close() error {
 
 func (l *oneConn) Addr() net.Addr { return &net.UnixAddr{Net: "unix"} }
 
-// Hijack hands the connection to whoever upgrades it.
+// Hijack hands the connection to whoever upgrades it. When its client goes, the
+// request's context ends.
 func (x *exchange) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := http.NewResponseController(x.ResponseWriter).Hijack()
-	if err == nil && x.status == 0 {
+	if err != nil {
+		return nil, nil, err
+	}
+	if x.status == 0 {
 		x.status = http.StatusSwitchingProtocols // from here on, nobody tells
 	}
-	return conn, rw, err
+	if x.hangup != nil {
+		conn, rw = hangup.Wrap(conn, rw, x.hangup)
+	}
+	return conn, rw, nil
 }

@@ -39,6 +39,7 @@ type stream struct {
 	shape   codec.Shape
 	buf     []byte
 	columns bool // the table's columns were sent
+	noted   sent
 	sent    uint64
 	// stall cuts the client off that takes nothing for stallTimeout. It is a
 	// timer of the stream's own: a deadline of the connection costs HTTP/2's one
@@ -65,7 +66,7 @@ func (c *call) watch() error {
 	c.Header().Set("Content-Type", c.w.Format.StreamType())
 	c.Header().Set("Cache-Control", "no-cache, private")
 	c.WriteHeader(http.StatusOK)
-	st := &stream{c: c, w: w, ctl: http.NewResponseController(c.ResponseWriter), shape: c.shape()}
+	st := &stream{c: c, w: w, ctl: http.NewResponseController(c.ResponseWriter), shape: c.shape(), noted: c.s.metrics.sizes.watch(c.t)}
 	st.stall = time.AfterFunc(stallTimeout, func() {
 		_ = st.ctl.SetWriteDeadline(time.Unix(1, 0)) // not every connection has deadlines
 	})
@@ -104,7 +105,9 @@ func deadlineOf(ctx context.Context, opts endpoint.ListOptions) time.Time {
 
 func (st *stream) run(end time.Time, bookmarks bool) {
 	if err := st.begin(); err != nil {
-		st.fail(err)
+		if st.c.r.Context().Err() == nil {
+			st.fail(err)
+		}
 		return
 	}
 	st.c.settled()
@@ -177,9 +180,11 @@ func (st *stream) frame(ch endpoint.Change) error {
 	if err != nil {
 		return err
 	}
+	before := len(st.buf)
 	if st.buf, err = codec.AppendFrame(st.buf, st.shape.Format, string(ch.Type), part); err != nil {
 		return err
 	}
+	st.noted.event(len(st.buf) - before)
 	if len(st.buf) >= frameBatch {
 		return st.write()
 	}

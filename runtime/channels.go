@@ -40,14 +40,20 @@ func (c *channels) stdio(ctx context.Context, tty bool) stdio {
 	if !tty {
 		std.err = c.err
 	}
-	if tty && c.resize != nil {
-		sizes := make(chan wire.Size)
-		std.resize = sizes
-		go func() {
-			defer close(sizes)
-			readSizes(ctx, c.resize, sizes)
-		}()
+	if c.resize == nil {
+		return std
 	}
+	sizes := make(chan wire.Size)
+	if tty {
+		std.resize = sizes
+	}
+	go func() {
+		defer close(sizes)
+		if tty {
+			readSizes(ctx, c.resize, sizes)
+		}
+		_, _ = io.Copy(io.Discard, c.resize) // what nobody takes would hold up all channels
+	}()
 	return std
 }
 

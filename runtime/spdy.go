@@ -34,7 +34,16 @@ func (s *streamServer) openSPDY(w *hangup.Writer, req *http.Request, wanted want
 	defer late.Stop()
 	select {
 	case <-a.complete:
+		go func() { // a frame that makes no sense ends the reading, and nothing else
+			select {
+			case <-conn.CloseChan():
+				_ = w.Conn().Close()
+			case <-req.Context().Done():
+			}
+		}()
 		return a.channels(conn, protocol == remotecommand.StreamProtocolV4Name), nil
+	case <-conn.CloseChan():
+		err = errors.New("the client ended the connection, or sent what is no frame")
 	case <-req.Context().Done():
 		err = req.Context().Err()
 	case <-late.C:

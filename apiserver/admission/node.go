@@ -25,8 +25,8 @@ import (
 // https://kubernetes.io/docs/reference/access-authn-authz/admission-controllers/#noderestriction).
 func nodeRestriction(authorizer auth.Authorizer) Plugin {
 	return Plugin{Name: "NodeRestriction", Validate: func(ctx context.Context, r *Request) error {
-		if r.Op == Connect || !r.User.In(auth.GroupNodes) {
-			return nil
+		if r.Op == Connect || !r.User.In(auth.GroupNodes) || !strings.HasPrefix(r.User.Name, auth.NodeUserPrefix) {
+			return nil // a node is known by its group and its name
 		}
 		judge := nodeJudges[r.Resource.Key()]
 		if judge == nil {

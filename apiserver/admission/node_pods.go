@@ -23,7 +23,11 @@ func (r nodeRequest) onPod() error {
 	case "status":
 		return r.podStatus()
 	case "eviction":
-		if pod := lookup[*corev1.Pod](r.World, "pods", r.Namespace, r.Name); pod == nil || pod.Spec.NodeName != r.node {
+		pod := lookup[*corev1.Pod](r.World, "pods", r.Namespace, r.Name)
+		if pod == nil {
+			return apierrors.NewNotFound(corev1.Resource("pods"), r.Name)
+		}
+		if pod.Spec.NodeName != r.node {
 			return fmt.Errorf("node %s can only evict pods with spec.nodeName set to itself", r.node)
 		}
 		return nil

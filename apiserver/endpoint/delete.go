@@ -194,6 +194,9 @@ func (e *Endpoint) DeleteCollection(ctx context.Context, q Request, list ListOpt
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(deleteWorkers)
 	for _, rec := range found.Records {
+		if gctx.Err() != nil {
+			break // the client went, its time is up, or one could not be deleted
+		}
 		one := q
 		one.Namespace, one.Name = rec.Key().Namespace, rec.Key().Name
 		group.Go(func() error {
@@ -204,5 +207,8 @@ func (e *Endpoint) DeleteCollection(ctx context.Context, q Request, list ListOpt
 			return err
 		})
 	}
-	return found, group.Wait()
+	if err := group.Wait(); err != nil {
+		return found, err
+	}
+	return found, storeError(q, ctx.Err())
 }

@@ -196,6 +196,11 @@ func (e *Endpoint) encode(obj api.Object, key store.Key) ([]byte, error) {
 	return codec.Storage{Registry: e.Registry}.Encode(key.Resource, obj)
 }
 
+// TimedOut is the answer to a request whose context has ended.
+func TimedOut(err error) error {
+	return apierrors.NewTimeoutError("request did not complete within requested timeout - "+err.Error(), 0)
+}
+
 // storeError turns what the store says into what a client is told.
 func storeError(q Request, err error) error {
 	switch {
@@ -215,7 +220,7 @@ func storeError(q Request, err error) error {
 	case errors.Is(err, store.ErrUnconfirmed):
 		return apierrors.NewTimeoutError(err.Error(), 0) // no Retry-After: clients would send it again unasked
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
-		return apierrors.NewTimeoutError("the request did not complete within its time", 0)
+		return TimedOut(err)
 	}
 	return apierrors.NewInternalError(err)
 }

@@ -251,17 +251,25 @@ func encodeContinue(c continuation) string {
 	return base64.RawURLEncoding.EncodeToString(data)
 }
 
-func (e *Endpoint) continued(ctx context.Context, resource string, opts ListOptions) (store.Snapshot, continuation, error) {
-	var c continuation
-	if opts.ResourceVersion != "" && opts.ResourceVersion != "0" {
-		return nil, c, apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
-	}
-	data, err := base64.RawURLEncoding.DecodeString(opts.Continue)
+// decodeContinue reads a token, which may be anything.
+func decodeContinue(token string) (c continuation, err error) {
+	data, err := base64.RawURLEncoding.DecodeString(token)
 	if err == nil {
 		err = json.Unmarshal(data, &c)
 	}
-	if err != nil || c.Name == "" {
-		return nil, c, apierrors.NewBadRequest("continue key is not valid: it must be one that a list of this server returned")
+	if err != nil || c.Name == "" || c.Seen < 0 {
+		return c, apierrors.NewBadRequest("continue key is not valid: it must be one that a list of this server returned")
+	}
+	return c, nil
+}
+
+func (e *Endpoint) continued(ctx context.Context, resource string, opts ListOptions) (store.Snapshot, continuation, error) {
+	if opts.ResourceVersion != "" && opts.ResourceVersion != "0" {
+		return nil, continuation{}, apierrors.NewBadRequest("specifying resource version is not allowed when using continue")
+	}
+	c, err := decodeContinue(opts.Continue)
+	if err != nil {
+		return nil, c, err
 	}
 	now := e.Now()
 	if c.Newest {

@@ -3,7 +3,6 @@ package endpoint
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -11,12 +10,10 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"proa/api"
 	"proa/auth"
-	"proa/store"
 )
 
 // Review answers a question of one of the review kinds. Nothing is stored.
@@ -160,8 +157,7 @@ func addRule(to *authorizationv1.SubjectRulesReviewStatus, rule rbacv1.PolicyRul
 
 // IssueToken makes a token for the service account that the request names.
 func (e *Endpoint) IssueToken(ctx context.Context, q Request, req *authenticationv1.TokenRequest) (*authenticationv1.TokenRequest, error) {
-	world := e.Store.Snapshot()
-	_, obj, err := live(ctx, world, q)
+	_, obj, err := live(ctx, e.Store.Snapshot(), q)
 	if err != nil {
 		return nil, err
 	}
@@ -180,9 +176,6 @@ func (e *Endpoint) IssueToken(ctx context.Context, q Request, req *authenticatio
 	req.CreationTimestamp = metav1.NewTime(e.Now()).Rfc3339Copy()
 	if errs := validateTokenRequest(req); len(errs) > 0 {
 		return nil, apierrors.NewInvalid(authenticationv1.SchemeGroupVersion.WithKind("TokenRequest").GroupKind(), "", errs)
-	}
-	if err := bindToken(world, sa, req); err != nil {
-		return nil, err
 	}
 	return e.Tokens.Issue(ctx, sa, req)
 }
@@ -205,44 +198,4 @@ func validateTokenRequest(req *authenticationv1.TokenRequest) (errs field.ErrorL
 		errs = append(errs, field.Invalid(at, s, "may not specify a duration larger than 2^32 seconds"))
 	}
 	return errs
-}
-
-// bindToken checks the object that a token is bound to: it must be there now.
-func bindToken(world store.Snapshot, sa *corev1.ServiceAccount, req *authenticationv1.TokenRequest) error {
-	ref := req.Spec.BoundObjectRef
-	if ref == nil {
-		return nil
-	}
-	keys := map[string]store.Key{
-		"v1/Pod":    {Resource: "pods", Namespace: sa.Namespace, Name: ref.Name},
-		"v1/Secret": {Resource: "secrets", Namespace: sa.Namespace, Name: ref.Name},
-		"v1/Node":   {Resource: "nodes", Name: ref.Name},
-	}
-	key, ok := keys[ref.APIVersion+"/"+ref.Kind]
-	if !ok {
-		return apierrors.NewBadRequest("cannot bind token to object of type " + ref.APIVersion + ", Kind=" + ref.Kind)
-	}
-	rec := world.Get(key)
-	if rec == nil {
-		return apierrors.NewNotFound(corev1.Resource(key.Resource), ref.Name)
-	}
-	obj, err := rec.Object()
-	if err != nil {
-		return apierrors.NewInternalError(err)
-	}
-	if pod, is := obj.(*corev1.Pod); is && pod.Spec.ServiceAccountName != sa.Name {
-		return apierrors.NewBadRequest("cannot bind token for serviceaccount \"" + sa.Name + "\" to pod running with different serviceaccount name.")
-	}
-	return bindUID(ref, obj.GetUID())
-}
-
-func bindUID(ref *authenticationv1.BoundObjectReference, uid types.UID) error {
-	if ref.UID == "" {
-		ref.UID = uid
-	}
-	if ref.UID != uid {
-		return apierrors.NewConflict(corev1.Resource(ref.Kind), ref.Name,
-			fmt.Errorf("the UID in the bound object reference (%s) does not match the UID in record. The object might have been deleted and then recreated", ref.UID))
-	}
-	return nil
 }

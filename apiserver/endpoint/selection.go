@@ -4,13 +4,13 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"slices"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/selection"
-
-	"slices"
 
 	"proa/api"
 	"proa/apiserver/codec"
@@ -30,10 +30,17 @@ const (
 	fieldNamespace = "metadata.namespace"
 )
 
+// maxTerms bounds what every object, and every event of a watch, is compared with.
+// The values of one term ("in") are a set, and make it no slower.
+const maxTerms = 10_000
+
 // newSelection parses selectors, in which fields have the names that the served
 // version gives them, and narrows the scope by those fields that are part of the
 // key.
 func newSelection(ctx context.Context, served api.Served, labelText, fieldText string, scope *store.Scope) (Selection, error) {
+	if strings.Count(labelText, ",") >= maxTerms || strings.Count(fieldText, ",") >= maxTerms {
+		return Selection{}, apierrors.NewBadRequest(fmt.Sprintf("a selector has %d terms at most", maxTerms))
+	}
 	ls, err := labels.Parse(labelText)
 	if err != nil {
 		return Selection{}, apierrors.NewBadRequest(err.Error())
@@ -108,6 +115,9 @@ func (s Selection) matches(rec *store.Record) (bool, error) {
 	}
 	if s.all() {
 		return true, nil
+	}
+	if s.ctx.Err() != nil { // a look may be long, and there may be many
+		return false, storeError(Request{}, s.ctx.Err())
 	}
 	obj, err := s.look(rec)
 	if err != nil {

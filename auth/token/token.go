@@ -132,17 +132,20 @@ func (i *Issuer) Issue(_ context.Context, sa *corev1.ServiceAccount, req *authen
 }
 
 // bind records what the token is to be bound to, which must exist and, if it is
-// a pod, run as this service account.
+// a pod, run as this service account. The reference is given the object's UID.
 func (i *Issuer) bind(k *bound, sa *corev1.ServiceAccount, to *authenticationv1.BoundObjectReference) error {
 	if to == nil {
 		return nil
 	}
-	v := i.view()
-	switch to.Kind {
+	v, kind := i.view(), schema.FromAPIVersionAndKind(to.APIVersion, to.Kind)
+	if kind.Group != "" {
+		return apierrors.NewBadRequest(fmt.Sprintf("cannot bind token to object of type %s", kind))
+	}
+	switch kind.Kind {
 	case "Pod":
 		pod := client.Get[corev1.Pod](v, sa.Namespace, to.Name)
 		if pod == nil {
-			return apierrors.NewNotFound(schema.GroupResource{Resource: "pods"}, to.Name)
+			return apierrors.NewNotFound(corev1.Resource("pods"), to.Name)
 		}
 		if pod.Spec.ServiceAccountName != sa.Name {
 			return apierrors.NewBadRequest(fmt.Sprintf("cannot bind token for serviceaccount %q to pod running with different serviceaccount name.", sa.Name))
@@ -151,30 +154,33 @@ func (i *Issuer) bind(k *bound, sa *corev1.ServiceAccount, to *authenticationv1.
 		if node := client.Get[corev1.Node](v, "", pod.Spec.NodeName); node != nil {
 			k.Node = &ref{node.Name, string(node.UID)}
 		}
-		return sameUID("pods", pod, to)
+		return sameUID(pod, to)
 	case "Secret":
 		secret := client.Get[corev1.Secret](v, sa.Namespace, to.Name)
 		if secret == nil {
-			return apierrors.NewNotFound(schema.GroupResource{Resource: "secrets"}, to.Name)
+			return apierrors.NewNotFound(corev1.Resource("secrets"), to.Name)
 		}
 		k.Secret = &ref{secret.Name, string(secret.UID)}
-		return sameUID("secrets", secret, to)
+		return sameUID(secret, to)
 	case "Node":
 		node := client.Get[corev1.Node](v, "", to.Name)
 		if node == nil {
-			return apierrors.NewNotFound(schema.GroupResource{Resource: "nodes"}, to.Name)
+			return apierrors.NewNotFound(corev1.Resource("nodes"), to.Name)
 		}
 		k.Node = &ref{node.Name, string(node.UID)}
-		return sameUID("nodes", node, to)
+		return sameUID(node, to)
 	}
-	return apierrors.NewBadRequest(fmt.Sprintf("cannot bind token to object of type %s/%s", to.APIVersion, to.Kind))
+	return apierrors.NewBadRequest(fmt.Sprintf("cannot bind token to object of type %s", kind))
 }
 
-func sameUID(resource string, obj client.Object, to *authenticationv1.BoundObjectReference) error {
-	if to.UID == "" || to.UID == obj.GetUID() {
+func sameUID(obj client.Object, to *authenticationv1.BoundObjectReference) error {
+	if to.UID == "" {
+		to.UID = obj.GetUID()
+	}
+	if to.UID == obj.GetUID() {
 		return nil
 	}
-	return apierrors.NewConflict(schema.GroupResource{Resource: resource}, to.Name,
+	return apierrors.NewConflict(corev1.Resource(to.Kind), to.Name,
 		fmt.Errorf("the UID in the bound object reference (%s) does not match the UID in record. The object might have been deleted and then recreated", to.UID))
 }
 
