@@ -3,9 +3,6 @@ package controllers
 import (
 	"context"
 	"fmt"
-	"log/slog"
-	"net/netip"
-	"os"
 	"runtime"
 	"sync"
 	"syscall"
@@ -20,56 +17,14 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
-	"proa/api"
-	"proa/apiserver"
-	"proa/auth"
 	"proa/client"
-	"proa/controllers"
-	"proa/reconcile"
-	"proa/store"
-	"proa/store/pebble"
+	"proa/test/plane"
 )
 
-type everybody struct{}
-
-func (everybody) Authorize(context.Context, auth.Attributes) (auth.Decision, string, error) {
-	return auth.Allow, "", nil
-}
-
-// plane runs a server, its datastore and all controllers until the measure ends.
-func plane(b *testing.B) client.Client {
+// start runs a control plane with a namespace for the load.
+func start(b *testing.B) client.Client {
 	b.Helper()
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
-	engine, err := pebble.Open(pebble.Config{Dir: b.TempDir(), Log: log})
-	if err != nil {
-		b.Fatal(err)
-	}
-	s, err := store.New(store.Config{Engine: engine, Codec: apiserver.NewCodec(api.Builtin()), Registry: api.Builtin(), Log: log})
-	if err != nil {
-		b.Fatal(err)
-	}
-	server, err := apiserver.New(apiserver.Config{Store: s, Registry: api.Builtin(), Authorizer: everybody{}, ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16"),
-		NodePorts: [2]int{30000, 32767}, ClusterDomain: "cluster.local", ExternalHost: "192.0.2.1:6443", Log: log})
-	if err != nil {
-		b.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	c := server.Client(auth.User{Name: "system:kube-controller-manager", Groups: []string{"system:masters"}})
-	var wg sync.WaitGroup
-	for _, run := range []func(context.Context) error{server.Run, func(ctx context.Context) error {
-		return reconcile.Run(ctx, c, log, controllers.All(controllers.Config{ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16")})...)
-	}} {
-		wg.Go(func() {
-			if err := run(ctx); err != nil && ctx.Err() == nil {
-				b.Error(err)
-			}
-		})
-	}
-	b.Cleanup(func() {
-		stop()
-		wg.Wait()
-		_ = s.Close() // what matters was measured
-	})
+	c := plane.Start(b)
 	create(b, c, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "load"}})
 	until(b, c, func(v client.View) bool { return client.Get[corev1.ServiceAccount](v, "load", "default") != nil })
 	return c
@@ -201,7 +156,7 @@ func BenchmarkDeployments(b *testing.B) {
 	for _, kind := range []string{"pending", "running", "served"} {
 		for _, n := range []int{250, 500, 1000} {
 			b.Run(fmt.Sprintf("%s/%d", kind, n), func(b *testing.B) {
-				c := plane(b)
+				c := start(b)
 				ctx, stop := context.WithCancel(b.Context())
 				defer stop()
 				if kind != "pending" {
@@ -260,7 +215,7 @@ func configMaps(n int, owner client.Object) (objs []client.Object) {
 func BenchmarkNamespace(b *testing.B) {
 	for _, n := range []int{2500, 5000, 10000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			c := plane(b)
+			c := start(b)
 			create(b, c, configMaps(n, nil)...)
 			measured(b, n, func() {
 				if err := c.Delete(b.Context(), client.Row[corev1.Namespace](), client.Key{Name: "load"}, metav1.DeleteOptions{}); err != nil {
@@ -277,7 +232,7 @@ func BenchmarkOwner(b *testing.B) {
 	for _, policy := range []metav1.DeletionPropagation{metav1.DeletePropagationBackground, metav1.DeletePropagationForeground, metav1.DeletePropagationOrphan} {
 		for _, n := range []int{2500, 5000, 10000} {
 			b.Run(fmt.Sprintf("%s/%d", policy, n), func(b *testing.B) {
-				c := plane(b)
+				c := start(b)
 				owner, err := c.Create(b.Context(), &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "load", Name: "owner"}})
 				if err != nil {
 					b.Fatal(err)

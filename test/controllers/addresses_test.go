@@ -10,11 +10,12 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"proa/client"
+	"proa/test/plane"
 )
 
 // A Service may have an address of any range that is ready, and of no other.
 func TestAddressesComeFromRangesThatAreReady(t *testing.T) {
-	c := start(t)
+	c := plane.Start(t, kubelet)
 	isReady := func(name string, want metav1.ConditionStatus) func(client.View) bool {
 		return func(v client.View) bool {
 			r := client.Get[networkingv1.ServiceCIDR](v, "", name)

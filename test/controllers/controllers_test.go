@@ -6,10 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net/netip"
-	"os"
 	"slices"
-	"sync"
 	"testing"
 	"time"
 
@@ -20,63 +17,9 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
-	"proa/api"
-	"proa/apiserver"
-	"proa/auth"
 	"proa/client"
-	"proa/controllers"
-	"proa/reconcile"
-	"proa/store"
-	"proa/store/pebble"
+	"proa/test/plane"
 )
-
-// start runs a server and all controllers until the test ends.
-func start(t *testing.T) client.Client {
-	t.Helper()
-	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	engine, err := pebble.Open(pebble.Config{Dir: t.TempDir(), Log: log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := store.New(store.Config{Engine: engine, Codec: apiserver.NewCodec(api.Builtin()), Registry: api.Builtin(), Log: log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	server, err := apiserver.New(apiserver.Config{Store: s, Registry: api.Builtin(), Authorizer: everybody{}, ServiceCIDR: netip.MustParsePrefix("10.43.0.0/16"),
-		NodePorts: [2]int{30000, 32767}, ClusterDomain: "cluster.local", ExternalHost: "192.0.2.1:6443", Log: log})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	c := server.Client(auth.User{Name: "system:kube-controller-manager", Groups: []string{"system:masters"}})
-	var wg sync.WaitGroup
-	run := func(what string, f func(context.Context) error) {
-		wg.Go(func() {
-			if err := f(ctx); err != nil && ctx.Err() == nil {
-				t.Errorf("%s: %v", what, err)
-			}
-		})
-	}
-	run("server", server.Run)
-	run("controllers", func(ctx context.Context) error {
-		return reconcile.Run(ctx, c, log, controllers.All(controllers.Config{RootCA: []byte("PEM"), ClusterCIDR: netip.MustParsePrefix("10.42.0.0/16")})...)
-	})
-	run("kubelet", func(ctx context.Context) error { return kubelet(ctx, c) })
-	t.Cleanup(func() {
-		stop()
-		wg.Wait()
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return c
-}
-
-type everybody struct{}
-
-func (everybody) Authorize(context.Context, auth.Attributes) (auth.Decision, string, error) {
-	return auth.Allow, "", nil
-}
 
 // kubelet binds every pod at once, makes it ready, and ends it when it is
 // deleted.
@@ -166,7 +109,7 @@ func must(t *testing.T, c client.Client, obj client.Object) {
 }
 
 func TestAnApplicationLivesAndGoes(t *testing.T) {
-	c := start(t)
+	c := plane.Start(t, kubelet)
 	eventually(t, c, "default namespace is equipped", func(v client.View) bool {
 		return client.Get[corev1.ServiceAccount](v, "default", "default") != nil && client.Get[corev1.ConfigMap](v, "default", "kube-root-ca.crt") != nil
 	})
@@ -225,7 +168,7 @@ func quiet(t *testing.T, c client.Client) {
 }
 
 func TestANamespaceGoesWhole(t *testing.T) {
-	c := start(t)
+	c := plane.Start(t, kubelet)
 	must(t, c, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "gone"}})
 	eventually(t, c, "it is equipped", func(v client.View) bool { return client.Get[corev1.ServiceAccount](v, "gone", "default") != nil })
 	labels := map[string]string{"app": "web"}
