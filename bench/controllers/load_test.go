@@ -179,6 +179,9 @@ func bringUp(b *testing.B, c client.Client, kind string, n int) {
 			Hard: corev1.ResourceList{"pods": resource.MustParse("100000"), "services": resource.MustParse("100000")}}},
 			&policyv1.PodDisruptionBudget{ObjectMeta: metav1.ObjectMeta{Namespace: "load", Name: "b"}, Spec: policyv1.PodDisruptionBudgetSpec{
 				MinAvailable: &half, Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "d0"}}}})
+		until(b, c, func(v client.View) bool { // until it is counted, nothing is let in
+			return len(client.Get[corev1.ResourceQuota](v, "load", "q").Status.Hard) > 0
+		})
 	}
 	var objs []client.Object
 	for i := range n {
