@@ -38,7 +38,7 @@ var (
 // TestKubectl runs the scripts, whose files are in testdata/files, and the kinds.
 // Those that change what others see come first, alone.
 func TestKubectl(t *testing.T) {
-	kubeconfig := start(t)
+	p := start(t)
 	all := append(scripts(t), kinds(t)...)
 	for _, alone := range []bool{true, false} {
 		t.Run(map[bool]string{true: "alone", false: "together"}[alone], func(t *testing.T) {
@@ -50,7 +50,11 @@ func TestKubectl(t *testing.T) {
 					if !alone {
 						t.Parallel()
 					}
-					tr.run(t, newSession(t, kubeconfig, tr.name))
+					k := newSession(t, p, tr.name)
+					if tr.sample != nil {
+						tr.sample.make(t, p, k.namespace)
+					}
+					tr.run(t, k)
 				})
 			}
 		})
@@ -62,6 +66,8 @@ type transcript struct {
 	name, path string
 	entries    []entry
 	alone      bool
+	// sample is the object to make before the commands.
+	sample *sample
 }
 
 // alone are the scripts and kinds that all other clients notice.

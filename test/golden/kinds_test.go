@@ -1,6 +1,7 @@
 package golden
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -8,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/yaml"
@@ -55,6 +58,7 @@ func samples(t *testing.T) (out []sample) {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	for i, doc := range strings.Split(string(text), "\n---\n") {
 		s := sample{obj: &unstructured.Unstructured{}, file: filepath.Join(dir, fmt.Sprintf("%02d.yaml", i))}
+		doc += "\n" // which a text at its end keeps
 		if err := yaml.Unmarshal([]byte(doc), &s.obj.Object); err != nil {
 			t.Fatalf("document %d: %v", i, err)
 		}
@@ -93,8 +97,12 @@ var perKind = []string{
 }
 
 // short are those of them that show most of what differs between kinds; the rest
-// is for -full.
-var short = []string{perKind[1], perKind[3], perKind[4], perKind[5], perKind[len(perKind)-1]}
+// is for -full. The object is made and removed without kubectl, which reads the
+// whole OpenAPI document of a group before it sends one.
+var short = perKind[3:6]
+
+// brief tells whether kinds are shown by the short commands.
+func brief() bool { return !*full && *record == "" && !*differ }
 
 func (s sample) transcript() transcript {
 	typ := strings.TrimSuffix(s.name(), ".")
@@ -108,8 +116,8 @@ func (s sample) transcript() transcript {
 	}
 	tr := transcript{name: s.name(), path: path, alone: slices.Contains(alone, s.name())}
 	commands := perKind
-	if !*full && *record == "" && !*differ {
-		commands = short
+	if brief() {
+		commands, tr.sample = short, &s
 	}
 	for _, c := range commands {
 		e := entry{command: "kubectl " + fill.Replace(c)}
@@ -120,4 +128,23 @@ func (s sample) transcript() transcript {
 		tr.entries = append(tr.entries, e)
 	}
 	return tr
+}
+
+// make makes the sample until the test ends. One that is refused is not found by
+// the commands after it, which is what is compared.
+func (s sample) make(t *testing.T, p *plane, namespace string) {
+	if !s.row.Namespaced {
+		namespace = ""
+	}
+	at := p.objects.Resource(s.row.GVK().GroupVersion().WithResource(s.row.Plural)).Namespace(namespace)
+	_, err := at.Create(t.Context(), s.obj, metav1.CreateOptions{FieldManager: "kubectl-create"})
+	if err != nil {
+		t.Log("not made: ", err)
+		return
+	}
+	t.Cleanup(func() {
+		if err := at.Delete(context.Background(), s.obj.GetName(), metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+			t.Error(err)
+		}
+	})
 }

@@ -15,19 +15,55 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
 	"proa/cluster"
 	"proa/test/upstream"
 )
 
 // patience is how long a command that reads may take to show what it should:
 // controllers answer in their own time.
-const patience = 20 * time.Second
+const patience = time.Minute
 
-// start starts the control plane that is to be shown and returns how to reach it.
-func start(t *testing.T) (kubeconfig string) {
+// plane is the control plane that is shown, and what shows it.
+type plane struct {
+	kubeconfig string
+	client     kubernetes.Interface
+	objects    dynamic.Interface
+	twins      *twins
+	// discovered is where the sessions keep what they learn of the API.
+	discovered string
+}
+
+// start starts the control plane that is to be shown.
+func start(t *testing.T) *plane {
+	p := &plane{twins: newTwins(t), discovered: t.TempDir()}
 	if *record == "" {
-		return startProa(t)
+		p.kubeconfig = startProa(t)
+	} else {
+		p.kubeconfig = startUpstream(t)
 	}
+	cfg, err := clientcmd.BuildConfigFromFlags("", p.kubeconfig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.QPS, cfg.WarningHandler = -1, rest.NoWarnings{} // as fast as it can
+	p.client, err = kubernetes.NewForConfig(cfg)
+	if err == nil {
+		p.objects, err = dynamic.NewForConfig(cfg)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func startUpstream(t *testing.T) (kubeconfig string) {
 	bin, err := filepath.Abs(*record)
 	if err != nil {
 		t.Fatal(err)
@@ -89,56 +125,54 @@ func freePort(t *testing.T) int {
 
 // session is kubectl pointed at a server, in a namespace of its own.
 type session struct {
-	env  []string
-	twin twin
+	namespace string
+	env       []string
+	twins     *twins
 }
 
 // newSession makes a session whose namespace is named after it. It ends with the
 // test.
-func newSession(t *testing.T, kubeconfig, name string) *session {
+func newSession(t *testing.T, p *plane, name string) *session {
 	dir := t.TempDir()
 	files, err := filepath.Abs("testdata/files")
 	if err != nil {
 		t.Fatal(err)
 	}
-	data, err := os.ReadFile(kubeconfig)
-	own := filepath.Join(dir, "config")
-	if err == nil {
-		err = os.WriteFile(own, data, 0o600)
-	}
+	namespace := strings.TrimSuffix(strings.ReplaceAll(strings.ReplaceAll("golden-"+name, ".k8s.io", ""), ".", "-"), "-")
+	config, err := clientcmd.LoadFromFile(p.kubeconfig)
 	if err != nil {
 		t.Fatal(err)
 	}
-	k := &session{env: append(os.Environ(), "HOME="+dir, "KUBECONFIG="+own, "EDITOR="+filepath.Join(files, "editor.sh"),
-		"KUBE_EDITOR=", "TZ=UTC", "PATH="+os.Getenv("PATH"))}
-	k.twin.env = k.env
-	t.Cleanup(k.twin.end)
-	k.inNamespace(t, strings.ReplaceAll(strings.ReplaceAll("golden-"+name, ".k8s.io", ""), ".", "-"))
-	return k
+	config.Contexts[config.CurrentContext].Namespace = namespace
+	own := filepath.Join(dir, "config")
+	if err := clientcmd.WriteToFile(*config, own); err != nil {
+		t.Fatal(err)
+	}
+	p.inNamespace(t, namespace)
+	return &session{namespace: namespace, twins: p.twins, env: []string{"HOME=" + dir, "KUBECONFIG=" + own, "KUBECACHEDIR=" + p.discovered,
+		"EDITOR=" + filepath.Join(files, "editor.sh"), "KUBE_EDITOR=", "TZ=UTC"}}
 }
 
-// inNamespace makes the namespace and waits for what controllers put there.
-func (k *session) inNamespace(t *testing.T, name string) {
-	name = strings.TrimSuffix(name, "-")
-	k.must(t, "create", "namespace", name)
-	k.must(t, "config", "set-context", "--current", "--namespace="+name)
-	t.Cleanup(func() { k.must(t, "delete", "namespace", name, "--wait=false") })
-	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) { // between two looks
-		_, _, account := k.exec([]string{"get", "serviceaccount", "default"})
-		_, _, root := k.exec([]string{"get", "configmap", "kube-root-ca.crt"})
-		if account == 0 && root == 0 {
+// inNamespace makes a namespace and waits for what controllers put there.
+func (p *plane) inNamespace(t *testing.T, name string) {
+	all := p.client.CoreV1()
+	if _, err := all.Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := all.Namespaces().Delete(context.Background(), name, metav1.DeleteOptions{}); err != nil {
+			t.Error(err)
+		}
+	})
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) { // between two looks
+		_, account := all.ServiceAccounts(name).Get(t.Context(), "default", metav1.GetOptions{})
+		_, root := all.ConfigMaps(name).Get(t.Context(), "kube-root-ca.crt", metav1.GetOptions{})
+		if account == nil && root == nil {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("namespace %s has no ServiceAccount and root certificate after %v", name, patience)
+			t.Fatalf("namespace %s has no ServiceAccount and root certificate after %v: %v, %v", name, patience, account, root)
 		}
-	}
-}
-
-func (k *session) must(t *testing.T, args ...string) {
-	t.Helper()
-	if out, errOut, code := k.exec(args); code != 0 {
-		t.Fatalf("kubectl %s: exit %d: %s%s", strings.Join(args, " "), code, out, errOut)
 	}
 }
 
@@ -214,7 +248,7 @@ func lines(text, mark string) string {
 // ends its process or reads its environment runs in a process of its own.
 func (k *session) exec(args []string, env ...string) (out, errOut string, code int) {
 	if *program == "" && args[0] != "auth" && len(env) == 0 {
-		a, err := k.twin.ask(args)
+		a, err := k.twins.ask(question{Args: args, Env: k.env})
 		if err != nil {
 			return "", err.Error(), 127
 		}
@@ -222,10 +256,9 @@ func (k *session) exec(args []string, env ...string) (out, errOut string, code i
 	}
 	cmd := exec.Command(*program, args...)
 	if *program == "" {
-		cmd = exec.Command("/proc/self/exe", args...)
-		env = append(env, programEnv+"=1")
+		cmd = k.program("proa", args...)
 	}
-	cmd.Env = append(append([]string{}, k.env...), env...)
+	cmd.Env = slices.Concat(os.Environ(), k.env, cmd.Env, env)
 	var o, e bytes.Buffer
 	cmd.Stdout, cmd.Stderr, cmd.Stdin = &o, &e, strings.NewReader("")
 	err := cmd.Run()

@@ -1,8 +1,11 @@
 package golden
 
 import (
+	"encoding/json"
 	"errors"
+	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -32,6 +35,8 @@ var names = []struct {
 	{regexp.MustCompile(`kube-api-access-[a-z0-9]{5}`), "kube-api-access-<random>"},
 	{regexp.MustCompile(`-----BEGIN CERTIFICATE-----(.|\n)*?-----END CERTIFICATE-----`), "<certificate>"},
 	{regexp.MustCompile(`"?LS0tLS1CRUdJTiBDRVJU[A-Za-z0-9+/=]+"?`), "<certificate>"},
+	// What kubectl logs is not what it shows.
+	{regexp.MustCompile(`(?m)^! [IWEF]\d{4} .*\n?`), ""},
 	// Columns are as wide as what is in them.
 	{regexp.MustCompile(`(\S) {2,}`), "$1   "},
 	{regexp.MustCompile(`(?m) +$`), ""},
@@ -45,7 +50,35 @@ func normal(text string) string {
 		text = n.what.ReplaceAllString(text, n.name)
 	}
 	text = age.ReplaceAllString(text, "$1<age>") // where two ages are neighbours
-	return text
+	return byManager(text)
+}
+
+// byManager orders the managed fields of a JSON object by who manages them: the
+// server orders them by the second in which they were written.
+func byManager(text string) string {
+	if !strings.HasPrefix(text, "{") || !strings.Contains(text, `"managedFields": [`) {
+		return text
+	}
+	var obj map[string]any
+	in := json.NewDecoder(strings.NewReader(text))
+	if err := in.Decode(&obj); err != nil {
+		return text // not JSON, whatever it looks like
+	}
+	meta, _ := obj["metadata"].(map[string]any)
+	entries, _ := meta["managedFields"].([]any)
+	key := func(e any) string {
+		m, _ := e.(map[string]any)
+		return fmt.Sprint(m["manager"], m["operation"], m["subresource"], m["fieldsV1"])
+	}
+	slices.SortFunc(entries, func(a, b any) int { return strings.Compare(key(a), key(b)) })
+	var b strings.Builder
+	out := json.NewEncoder(&b)
+	out.SetEscapeHTML(false)
+	out.SetIndent("", "    ")
+	if err := out.Encode(obj); err != nil {
+		return text
+	}
+	return strings.TrimSuffix(b.String(), "\n") + text[in.InputOffset():]
 }
 
 // split takes a command apart as a shell does, with quotes and nothing else.

@@ -7,11 +7,13 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"testing"
 
 	"k8s.io/cli-runtime/pkg/genericiooptions"
 	"k8s.io/component-base/cli"
+	"k8s.io/klog/v2"
 	kubectlcmd "k8s.io/kubectl/pkg/cmd"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
 )
@@ -31,30 +33,55 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	if os.Getenv(programEnv) != "" {
+	switch os.Getenv(programEnv) {
+	case "proa":
 		os.Exit(asProgram())
+	case "apart":
+		apart()
 	}
 	os.Exit(m.Run())
 }
 
-// twin is the embedded kubectl in a process that runs one command after another:
-// starting a process for each would cost more than the command.
+// twins are embedded kubectls, each in a process that runs one command after
+// another: starting a process for each would cost more than the command.
+type twins struct{ idle chan *twin }
+
+// newTwins makes as many as tests run beside each other. They end with the test.
+func newTwins(t *testing.T) *twins {
+	all := &twins{idle: make(chan *twin, runtime.GOMAXPROCS(0))}
+	for range cap(all.idle) {
+		all.idle <- &twin{}
+	}
+	t.Cleanup(func() {
+		for range cap(all.idle) {
+			(<-all.idle).end()
+		}
+	})
+	return all
+}
+
+func (all *twins) ask(q question) (answer, error) {
+	t := <-all.idle
+	defer func() { all.idle <- t }()
+	return t.ask(q)
+}
+
 type twin struct {
-	env  []string
 	cmd  *exec.Cmd
 	in   io.WriteCloser
 	out  *json.Decoder
 	done int
 }
 
-type question struct{ Args []string }
+// question is a command, and the environment to run it in.
+type question struct{ Args, Env []string }
 
 type answer struct {
 	Out, Err string
 	Code     int
 }
 
-func (t *twin) ask(args []string) (a answer, err error) {
+func (t *twin) ask(q question) (a answer, err error) {
 	if t.done == twinAnswers {
 		t.end()
 	}
@@ -64,19 +91,19 @@ func (t *twin) ask(args []string) (a answer, err error) {
 		}
 	}
 	t.done++
-	if err := json.NewEncoder(t.in).Encode(question{args}); err != nil {
+	if err := json.NewEncoder(t.in).Encode(q); err != nil {
 		return a, err
 	}
 	if err := t.out.Decode(&a); err != nil {
 		t.end()
-		return a, fmt.Errorf("the embedded kubectl ended while it ran %q: %w", args, err)
+		return a, fmt.Errorf("the embedded kubectl ended while it ran %q: %w", q.Args, err)
 	}
 	return a, nil
 }
 
 func (t *twin) start() error {
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(append([]string{}, t.env...), twinEnv+"=1")
+	cmd.Env = append(os.Environ(), twinEnv+"=1")
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -86,7 +113,7 @@ func (t *twin) start() error {
 	if err != nil {
 		return err
 	}
-	*t = twin{env: t.env, cmd: cmd, in: in, out: json.NewDecoder(out)}
+	*t = twin{cmd: cmd, in: in, out: json.NewDecoder(out)}
 	return cmd.Start()
 }
 
@@ -97,19 +124,25 @@ func (t *twin) end() {
 	}
 	t.in.Close()
 	_ = t.cmd.Wait() // what it had to say, it has said
-	*t = twin{env: t.env}
+	*t = twin{}
 }
 
 func answerAll(in io.Reader, out io.Writer) error {
 	from, to := json.NewDecoder(in), json.NewEncoder(out)
 	// What kubectl prints past its own streams must not get among the answers.
 	os.Stdout = os.Stderr
+	klog.LogToStderr(false)
+	klog.SetOutput(io.Discard) // transcripts leave it out
 	for {
 		var q question
 		if err := from.Decode(&q); err == io.EOF {
 			return nil
 		} else if err != nil {
 			return err
+		}
+		for _, e := range q.Env {
+			name, value, _ := strings.Cut(e, "=")
+			os.Setenv(name, value)
 		}
 		if err := to.Encode(run(q.Args)); err != nil {
 			return err
