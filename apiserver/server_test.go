@@ -19,6 +19,7 @@ import (
 	"proa/api"
 	"proa/apiserver"
 	"proa/auth"
+	"proa/internal/h2"
 	"proa/store"
 	"proa/store/pebble"
 )
@@ -81,7 +82,8 @@ func startStore(t testing.TB, sc store.Config, change ...func(*apiserver.Config)
 	done := make(chan error, 1)
 	go func() { done <- srv.Run(ctx) }()
 	h := &harness{Server: srv, store: st, http: httptest.NewUnstartedServer(srv.Handler())}
-	h.http.EnableHTTP2 = true
+	h.http.EnableHTTP2, h.http.Listener = true, h2.Gather(h.http.Listener)
+	h2.Configure(h.http.Config)
 	h.http.StartTLS()
 	t.Cleanup(func() {
 		h.http.CloseClientConnections()

@@ -27,6 +27,7 @@ import (
 	"proa/auth/pki"
 	"proa/auth/rbac"
 	"proa/controllers"
+	"proa/internal/h2"
 	"proa/reconcile"
 	"proa/scheduler"
 	"proa/store"
@@ -125,7 +126,8 @@ func (c *Cluster) serveAPI(ctx context.Context, l net.Listener, clients *x509.Ce
 	defer cut()
 	srv.BaseContext = func(net.Listener) context.Context { return base }
 	defer context.AfterFunc(ctx, c.api.Drain)()
-	return serveUntil(ctx, srv, func() error { return srv.ServeTLS(l, "", "") })
+	h2.Configure(srv)
+	return serveUntil(ctx, srv, func() error { return srv.ServeTLS(h2.Gather(l), "", "") })
 }
 
 // drain is how long requests may take to end once the server stops; watches

@@ -24,6 +24,7 @@ import (
 	"proa/api"
 	"proa/apiserver"
 	"proa/auth"
+	"proa/internal/h2"
 	"proa/store"
 	"proa/store/pebble"
 )
@@ -81,7 +82,8 @@ func openOn(t *testing.T, fs vfs.FS, around func(store.Interface) store.Interfac
 	done := make(chan error, 1)
 	go func() { done <- h.Server.Run(ctx) }()
 	h.http = httptest.NewUnstartedServer(h.Handler())
-	h.http.EnableHTTP2 = true
+	h.http.EnableHTTP2, h.http.Listener = true, h2.Gather(h.http.Listener)
+	h2.Configure(h.http.Config)
 	h.http.StartTLS()
 	stopped := false
 	h.stop = func() {

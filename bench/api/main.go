@@ -26,6 +26,7 @@ var (
 	pids       = flag.String("pid", "", "the processes of that server, separated by commas")
 	rounds     = flag.Int("rounds", 5, "how often each measure is taken; the median counts")
 	clients    = flag.Int("clients", 64, "clients at once")
+	size       = flag.Float64("size", 1, "how much of the work each round has; less is quicker and less exact")
 	only       = flag.String("only", "", "take only the measures whose names contain this")
 	profiles   = flag.String("profile", "", "a directory for a CPU profile of each measure's last round")
 	settle     = flag.Duration("settle", 3*time.Minute, "how long the servers rest before memory is read the second time")
@@ -55,7 +56,7 @@ func run(ctx context.Context) (err error) {
 		}
 	}
 	fmt.Println(heading(sides))
-	for _, m := range measures {
+	for _, m := range measures() {
 		if !strings.Contains(m.name, *only) {
 			continue
 		}
