@@ -81,6 +81,8 @@ type Config struct {
 	// EnablePlugins and DisablePlugins name admission plugins that are to be on or
 	// off other than by default.
 	EnablePlugins, DisablePlugins []string
+	// AdmissionConfig is the file of an AdmissionConfiguration; empty is none.
+	AdmissionConfig string
 	// Checks are further health checks of the moment, by name; nil for none.
 	Checks func() map[string]func(context.Context) error
 	// Flags are what the process was started with, for /flagz.
@@ -151,6 +153,7 @@ func New(c Config) (*Server, error) {
 	})
 	chain, err := admission.Default(admission.Config{
 		ServiceCIDR: c.ServiceCIDR, NodePorts: c.NodePorts, Newest: c.Store.Snapshot, TaintNodes: c.TaintNodes,
+		SettingsFile: c.AdmissionConfig, Provision: s.provision, Now: c.Now,
 		Registry: c.Registry, Enable: c.EnablePlugins, Disable: c.DisablePlugins,
 		Authorizer: c.Authorizer, Rules: s.rules, Follow: c.Store.SnapshotAndWatch,
 		Extensions: []admission.Plugin{extension.Expressions(), s.policies.Mutating(), hooks.Mutating(), s.policies.Validating(), hooks.Validating()},

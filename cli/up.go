@@ -54,6 +54,7 @@ down") stops it. Pods run on and are found again by the next "up".`,
 	fl.IntVar(&f.cfg.MaxInFlight, "max-requests-inflight", fairness.DefaultSeats, "how many requests of ordinary size the API works on at once; priority and fairness shares them out")
 	fl.StringSliceVar(&f.cfg.EnablePlugins, "enable-admission-plugins", nil, "admission plugins to turn on besides those that are on by default")
 	fl.StringSliceVar(&f.cfg.DisablePlugins, "disable-admission-plugins", nil, "admission plugins to turn off")
+	fl.StringVar(&f.cfg.AdmissionConfig, "admission-control-config-file", "", "an AdmissionConfiguration file, for admission plugins that take one")
 	fl.StringVar(&f.cfg.EncryptionConfig, "encryption-provider-config", "", "an EncryptionConfiguration file, followed while running (default: Secrets are encrypted by a key in the data directory)")
 	requestHeaderFlags(fl, &f.cfg.RequestHeader)
 	datastoreFlags(fl, &f.cfg.Datastore)

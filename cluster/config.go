@@ -45,6 +45,8 @@ type Config struct {
 	// EnablePlugins and DisablePlugins name admission plugins that are to be on or
 	// off other than by default.
 	EnablePlugins, DisablePlugins []string
+	// AdmissionConfig is a file of kind AdmissionConfiguration; empty has none.
+	AdmissionConfig string
 	// Who names further files that say who may.
 	Who WhoConfig
 	// EncryptionConfig is a file of kind EncryptionConfiguration; empty has

@@ -85,7 +85,7 @@ func (c *Cluster) startAPI(context.Context) error {
 		Authenticator: c.authenticator(proxies), Reviewer: c.reviewer, Anonymous: c.anonymous, Authorizer: c.authorizer,
 		IncompleteRules: c.cfg.Who.Authorization != "",
 		ServiceCIDR:     c.cfg.ServiceCIDR, NodePorts: [2]int{30000, 32767}, ClusterDomain: c.cfg.ClusterDomain, TaintNodes: true,
-		EnablePlugins: c.cfg.EnablePlugins, DisablePlugins: c.cfg.DisablePlugins,
+		EnablePlugins: c.cfg.EnablePlugins, DisablePlugins: c.cfg.DisablePlugins, AdmissionConfig: c.cfg.AdmissionConfig,
 		ExternalHost: net.JoinHostPort(c.advertised().String(), strconv.Itoa(c.cfg.APIPort)),
 		OpenAPI:      openapi.New(api.Builtin()), Node: c.nodeHandler, Bootstrap: append(rbac.Bootstrap(), c.dnsService()...), Log: c.cfg.Log,
 		Flags:      c.cfg.Flags,

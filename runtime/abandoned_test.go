@@ -66,18 +66,32 @@ func open(t *testing.T, conn httpstream.Connection, header ...string) httpstream
 
 const spdyHeader, spdyV4, spdyForward = "Upgrade: SPDY/3.1", "X-Stream-Protocol-Version: v4.channel.k8s.io", "X-Stream-Protocol-Version: portforward.k8s.io"
 
-// calm waits until what was started beside a stream has ended.
-func (w *world) calm(what string, goroutines, processes int) {
+// calm waits until what a stream had started has ended.
+func (w *world) calm(what string, processes int) {
 	w.t.Helper()
-	var n, m int
+	var left []string
+	var n int
 	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		n, m = goruntime.NumGoroutine(), len(pidsBelow(w.version.dir("memory", "/"+w.cfg.CgroupRoot)))
-		if n <= goroutines && m == processes {
+		left, n = ofStreams(), len(pidsBelow(w.version.dir("memory", "/"+w.cfg.CgroupRoot)))
+		if len(left) == 0 && n == processes {
 			return
 		}
 	}
-	stacks := make([]byte, 1<<20)
-	w.t.Fatalf("%s: %d goroutines, %d before; %d processes, %d before\n%s", what, n, goroutines, m, processes, stacks[:goruntime.Stack(stacks, true)])
+	w.t.Fatalf("%s: %d processes, %d before; %d goroutines are left\n%s", what, n, processes, len(left), strings.Join(left, "\n\n"))
+}
+
+// ofStreams are the stacks of the goroutines that serve a stream, on either side.
+func ofStreams() (out []string) {
+	buf := make([]byte, 4<<20)
+	for _, stack := range strings.Split(string(buf[:goruntime.Stack(buf, true)]), "\n\n") {
+		for _, part := range []string{"runtime.(*streamServer)", "runtime.(*pipes)", "runtime.streamer", "runtime.(*forwarding)", "spdystream", "wsstream", "/websocket."} {
+			if strings.Contains(stack, part) {
+				out = append(out, stack)
+				break
+			}
+		}
+	}
+	return out
 }
 
 // TestAbandonedExec: whatever the protocol, a client that vanishes leaves no
@@ -135,12 +149,11 @@ func TestAbandonedExec(t *testing.T) {
 			c.Close()
 		},
 	} {
-		before := goruntime.NumGoroutine()
 		resp, err := w.Exec(ctx, &runtimeapi.ExecRequest{ContainerId: id, Cmd: []string{"box", "sleep"}, Stdin: true, Stdout: true})
 		must(t, err)
 		vanish(resp.Url)
 		server.CloseClientConnections()
-		w.calm(name, before, processes)
+		w.calm(name, processes)
 	}
 }
 
@@ -187,12 +200,11 @@ func TestAbandonedForward(t *testing.T) {
 			ws.Close()
 		},
 	} {
-		before := goruntime.NumGoroutine()
 		resp, err := w.PortForward(ctx, &runtimeapi.PortForwardRequest{PodSandboxId: pod, Port: []int32{8080}})
 		must(t, err)
 		vanish(resp.Url)
 		server.CloseClientConnections()
-		w.calm(name, before, processes)
+		w.calm(name, processes)
 	}
 }
 

@@ -117,6 +117,13 @@ func (r *Request) Is(key string, subresource ...string) bool {
 	return r.Resource.Key() == key && r.Subresource == sub
 }
 
+// note leaves a note in the audit event, if there is one.
+func (r *Request) note(key, value string) {
+	if r.Annotate != nil {
+		r.Annotate(key, value)
+	}
+}
+
 // Forbidden is the answer of a plugin that refuses.
 func (r *Request) Forbidden(err error) error {
 	return apierrors.NewForbidden(r.Resource.GR(), r.Name, err)
@@ -135,6 +142,8 @@ type Plugin struct {
 	Finish func(ctx context.Context, r *Request) error
 	// Finishes tells which requests Finish has anything to do with.
 	Finishes func(r *Request) bool
+	// broken says why the plugin cannot be on.
+	broken error
 }
 
 // Chain is the plugins in order.

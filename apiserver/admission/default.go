@@ -1,9 +1,11 @@
 package admission
 
 import (
+	"context"
 	"iter"
 	"net/netip"
 	"slices"
+	"time"
 
 	rbacv1 "k8s.io/api/rbac/v1"
 
@@ -31,6 +33,12 @@ type Config struct {
 	// Enable and Disable name plugins that are to be on or off other than by
 	// default.
 	Enable, Disable []string
+	// SettingsFile configures plugins: an AdmissionConfiguration; empty is none.
+	SettingsFile string
+	// Provision makes a namespace.
+	Provision func(ctx context.Context, name string) error
+	// Now is the clock.
+	Now func() time.Time
 	// Registry finds the kinds of owners.
 	Registry *api.Registry
 	// Authorizer and Rules say what a user may do; without them nobody is kept
@@ -42,7 +50,15 @@ type Config struct {
 // Default is the plugins that are on, in order: those that upstream has on, with
 // c.Enable and without c.Disable. A name that is none is an error.
 func Default(c Config) (Chain, error) {
+	var set settings
+	if c.SettingsFile != "" {
+		var err error
+		if set, err = readSettings(c.SettingsFile); err != nil {
+			return nil, err
+		}
+	}
 	own := Chain{
+		namespaceAutoProvision(c.Provision, c.Newest),
 		namespaceLifecycle(),
 		namespaceExists(),
 		hardAntiAffinity(),
@@ -51,10 +67,13 @@ func Default(c Config) (Chain, error) {
 		nodeRestriction(c.Authorizer),
 		taintNodes(c.TaintNodes),
 		alwaysPull(),
-		podSecurity(),
-		podNodeSelector(),
+		imagePolicyWebhook(set.images),
+		podSecurity(set.security),
+		podNodeSelector(set.selectors),
 		priority(),
 		defaultTolerationSeconds(),
+		podTolerations(set.tolerations),
+		eventRateLimit(set.eventLimits, c.Now),
 		extendedResourceToleration(),
 		defaultStorageClass(),
 		storageInUse(),
@@ -80,5 +99,6 @@ func Default(c Config) (Chain, error) {
 var offByDefault = map[string]bool{
 	"AlwaysPullImages": true, "OwnerReferencesPermissionEnforcement": true, "DenyServiceExternalIPs": true,
 	"NamespaceExists": true, "LimitPodHardAntiAffinityTopology": true,
-	"PodNodeSelector": true, "ExtendedResourceToleration": true,
+	"PodNodeSelector": true, "ExtendedResourceToleration": true, "PodTolerationRestriction": true,
+	"NamespaceAutoProvision": true, "ImagePolicyWebhook": true, "EventRateLimit": true,
 }

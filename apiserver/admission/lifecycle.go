@@ -7,11 +7,29 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"proa/store"
 )
 
 // immortal namespaces cannot be deleted.
 var immortal = map[string]bool{
 	metav1.NamespaceDefault: true, metav1.NamespaceSystem: true, metav1.NamespacePublic: true,
+}
+
+// namespaceAutoProvision makes the namespaces that something is created in. It is
+// off unless asked for.
+func namespaceAutoProvision(provision func(context.Context, string) error, newest func() store.Snapshot) Plugin {
+	return Plugin{Name: "NamespaceAutoProvision", Mutate: func(ctx context.Context, r *Request) error {
+		if r.Op != Create || r.DryRun || r.Bare || r.Namespace == "" || r.Resource.Key() == "namespaces" || provision == nil ||
+			lookup[*corev1.Namespace](r.World, "namespaces", "", r.Namespace) != nil {
+			return nil
+		}
+		if err := provision(ctx, r.Namespace); err != nil && !apierrors.IsAlreadyExists(err) {
+			return r.Forbidden(err)
+		}
+		r.World = newest() // in which it is
+		return nil
+	}}
 }
 
 // namespaceLifecycle refuses creations where there is no namespace or one that is

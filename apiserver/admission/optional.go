@@ -123,7 +123,13 @@ func choose(all Chain, off map[string]bool, enable, disable []string) (Chain, er
 			return nil, fmt.Errorf("admission plugin %q is both enabled and disabled", name)
 		}
 	}
-	return slices.DeleteFunc(slices.Clone(all), func(p Plugin) bool {
+	chosen := slices.DeleteFunc(slices.Clone(all), func(p Plugin) bool {
 		return slices.Contains(disable, p.Name) || off[p.Name] && !slices.Contains(enable, p.Name)
-	}), nil
+	})
+	for _, p := range chosen {
+		if p.broken != nil {
+			return nil, fmt.Errorf("admission plugin %q: %w", p.Name, p.broken)
+		}
+	}
+	return chosen, nil
 }

@@ -78,18 +78,24 @@ func hardAntiAffinity() Plugin {
 // nodes.
 const namespaceNodes = "scheduler.alpha.kubernetes.io/node-selector"
 
-// podNodeSelector gives pods the node selector of their namespace.
-func podNodeSelector() Plugin {
+// podNodeSelector gives pods the node selector of their namespace: the one of its
+// annotation, or that of all. A pod selects nothing else than what selectors have
+// for its namespace, if anything.
+func podNodeSelector(selectors map[string]string) Plugin {
 	return Plugin{Name: "PodNodeSelector", Mutate: func(_ context.Context, r *Request) error {
 		pod := newPod(r)
 		if pod == nil {
 			return nil
 		}
 		ns := lookup[*corev1.Namespace](r.World, "namespaces", "", r.Namespace)
-		if ns == nil || ns.Annotations[namespaceNodes] == "" {
+		if ns == nil {
 			return nil
 		}
-		wanted, err := labels.ConvertSelectorToLabelsMap(ns.Annotations[namespaceNodes])
+		text, own := ns.Annotations[namespaceNodes]
+		if !own {
+			text = selectors[clusterSelector]
+		}
+		wanted, err := labels.ConvertSelectorToLabelsMap(text)
 		if err != nil {
 			return r.Forbidden(err)
 		}
@@ -101,6 +107,21 @@ func podNodeSelector() Plugin {
 				pod.Spec.NodeSelector = map[string]string{}
 			}
 			pod.Spec.NodeSelector[k] = v
+		}
+		return nil
+	}, Validate: func(_ context.Context, r *Request) error {
+		pod := newPod(r)
+		if pod == nil || selectors[r.Namespace] == "" {
+			return nil
+		}
+		allowed, err := labels.ConvertSelectorToLabelsMap(selectors[r.Namespace])
+		if err != nil {
+			return r.Forbidden(err)
+		}
+		for k, v := range pod.Spec.NodeSelector {
+			if len(allowed) > 0 && allowed[k] != v {
+				return r.Forbidden(errors.New("pod node label selector labels conflict with its namespace whitelist"))
+			}
 		}
 		return nil
 	}}

@@ -3,12 +3,14 @@ package admission
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	psconfig "k8s.io/pod-security-admission/admission/api"
 	psapi "k8s.io/pod-security-admission/api"
 	"k8s.io/pod-security-admission/policy"
 
@@ -16,8 +18,19 @@ import (
 )
 
 // podSecurity holds pods to the Pod Security Standard that their namespace's
-// labels name; templates of pods get warnings only.
-func podSecurity() Plugin {
+// labels name, or the configuration where they name none; templates of pods get
+// warnings only.
+func podSecurity(conf *psconfig.PodSecurityConfiguration) Plugin {
+	free := psapi.LevelVersion{Level: psapi.LevelPrivileged, Version: psapi.LatestVersion()}
+	preset := psapi.Policy{Enforce: free, Audit: free, Warn: free}
+	if conf == nil {
+		conf = &psconfig.PodSecurityConfiguration{}
+	} else if p, err := psconfig.ToPolicy(conf.Defaults); err != nil {
+		return Plugin{Name: "PodSecurity", broken: err}
+	} else {
+		preset = p
+	}
+	unbound := preset.Enforce.Level == free.Level && preset.Audit.Level == free.Level && preset.Warn.Level == free.Level
 	evaluator := sync.OnceValues(func() (policy.Evaluator, error) {
 		return policy.NewEvaluator(policy.DefaultChecks(), nil)
 	})
@@ -30,14 +43,18 @@ func podSecurity() Plugin {
 			return nil
 		}
 		ns := lookup[*corev1.Namespace](r.World, "namespaces", "", r.Namespace)
-		if ns == nil || !labelled(ns) {
+		if ns == nil || unbound && !labelled(ns) {
+			return nil
+		}
+		if by := exempt(&conf.Exemptions, r, spec); by != "" {
+			r.note(psapi.AuditAnnotationPrefix+psapi.ExemptionReasonAnnotationKey, by)
 			return nil
 		}
 		ev, err := evaluator()
 		if err != nil {
 			return r.Forbidden(err)
 		}
-		return judgeSecurity(r, ev, ns, meta, spec)
+		return judgeSecurity(r, ev, preset, ns, meta, spec)
 	}}
 }
 
@@ -50,17 +67,25 @@ func labelled(ns *corev1.Namespace) bool {
 	return false
 }
 
-func judgeSecurity(r *Request, ev policy.Evaluator, ns *corev1.Namespace, meta *metav1.ObjectMeta, spec *corev1.PodSpec) error {
-	latest := psapi.LevelVersion{Level: psapi.LevelPrivileged, Version: psapi.LatestVersion()}
-	standard, errs := psapi.PolicyToEvaluate(ns.Labels, psapi.Policy{Enforce: latest, Audit: latest, Warn: latest})
+// exempt says by what a request is not held to any standard.
+func exempt(e *psconfig.PodSecurityExemptions, r *Request, spec *corev1.PodSpec) string {
+	switch {
+	case slices.Contains(e.Namespaces, r.Namespace):
+		return "namespace"
+	case slices.Contains(e.Usernames, r.User.Name):
+		return "user"
+	case spec.RuntimeClassName != nil && slices.Contains(e.RuntimeClasses, *spec.RuntimeClassName):
+		return "runtimeClass"
+	}
+	return ""
+}
+
+func judgeSecurity(r *Request, ev policy.Evaluator, preset psapi.Policy, ns *corev1.Namespace, meta *metav1.ObjectMeta, spec *corev1.PodSpec) error {
+	standard, errs := psapi.PolicyToEvaluate(ns.Labels, preset)
 	for _, err := range errs {
 		r.Warn(err.Error())
 	}
-	annotate := func(key, value string) {
-		if r.Annotate != nil {
-			r.Annotate(psapi.AuditAnnotationPrefix+key, value)
-		}
-	}
+	annotate := func(key, value string) { r.note(psapi.AuditAnnotationPrefix+key, value) }
 	_, isPod := r.Object.(*corev1.Pod)
 	if isPod {
 		annotate(psapi.EnforcedPolicyAnnotationKey, standard.Enforce.String())

@@ -67,7 +67,7 @@ func buildAuthorization(file string, data []byte, builtin map[string]auth.Author
 type authorizationWebhook struct {
 	name    string
 	conf    *apiserver.WebhookConfiguration
-	remote  *remote
+	remote  *Webhook
 	matcher *authorizationcel.CELMatcher
 	answers *answers[authorizationv1.SubjectAccessReviewStatus]
 	log     *slog.Logger
@@ -77,7 +77,7 @@ func newAuthorizationWebhook(c apiserver.AuthorizerConfiguration, compiler autho
 	if c.Webhook.ConnectionInfo.Type != apiserver.AuthorizationWebhookConnectionInfoTypeKubeConfigFile {
 		return nil, fmt.Errorf("webhook %s: connectionInfo.type must be %s here", c.Name, apiserver.AuthorizationWebhookConnectionInfoTypeKubeConfigFile)
 	}
-	r, err := newRemote(*c.Webhook.ConnectionInfo.KubeConfigFile, c.Webhook.Timeout.Duration)
+	r, err := NewWebhook(*c.Webhook.ConnectionInfo.KubeConfigFile, c.Webhook.Timeout.Duration)
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +148,7 @@ func (w *authorizationWebhook) ask(ctx context.Context, review *authorizationv1.
 	if w.conf.SubjectAccessReviewVersion == "v1beta1" {
 		body = beta(review)
 	}
-	err := w.remote.ask(ctx, body, &got)
+	err := w.remote.Ask(ctx, body, &got)
 	return got.Status, err
 }
 

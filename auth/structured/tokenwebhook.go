@@ -24,7 +24,7 @@ const (
 // TokenWebhook asks a webhook whose a token is (TokenReview of
 // authentication.k8s.io/v1). A token that it does not know may be another's.
 type TokenWebhook struct {
-	remote    *remote
+	remote    *Webhook
 	audiences []string
 	answers   *answers[authenticationv1.TokenReviewStatus]
 }
@@ -32,7 +32,7 @@ type TokenWebhook struct {
 // NewTokenWebhook reads the kubeconfig file that leads to the webhook. audiences
 // are the API's own.
 func NewTokenWebhook(kubeconfig string, audiences ...string) (*TokenWebhook, error) {
-	r, err := newRemote(kubeconfig, tokenWebhookTimeout)
+	r, err := NewWebhook(kubeconfig, tokenWebhookTimeout)
 	return &TokenWebhook{r, audiences, newAnswers[authenticationv1.TokenReviewStatus](time.Now)}, err
 }
 
@@ -49,7 +49,7 @@ func (w *TokenWebhook) Review(ctx context.Context, token string, asked []string)
 			Spec:     authenticationv1.TokenReviewSpec{Token: token, Audiences: asked},
 		}
 		var got authenticationv1.TokenReview
-		if err := w.remote.ask(ctx, review, &got); err != nil {
+		if err := w.remote.Ask(ctx, review, &got); err != nil {
 			return auth.User{}, nil, fmt.Errorf("token webhook: %w", err)
 		}
 		s = got.Status

@@ -15,14 +15,14 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 )
 
-// remote is a webhook that a kubeconfig file leads to.
-type remote struct {
+// Webhook is reached by what a kubeconfig file says.
+type Webhook struct {
 	url     string
 	client  *http.Client
 	timeout time.Duration
 }
 
-func newRemote(kubeconfig string, timeout time.Duration) (*remote, error) {
+func NewWebhook(kubeconfig string, timeout time.Duration) (*Webhook, error) {
 	conf, err := clientcmd.BuildConfigFromFlags("", kubeconfig)
 	if err != nil {
 		return nil, fmt.Errorf("webhook kubeconfig %s: %w", kubeconfig, err)
@@ -31,7 +31,7 @@ func newRemote(kubeconfig string, timeout time.Duration) (*remote, error) {
 	if err != nil {
 		return nil, fmt.Errorf("webhook kubeconfig %s: %w", kubeconfig, err)
 	}
-	return &remote{url: conf.Host, client: client, timeout: timeout}, nil
+	return &Webhook{url: conf.Host, client: client, timeout: timeout}, nil
 }
 
 // Tries of a call whose failure may pass, and the rest between them.
@@ -40,8 +40,8 @@ const (
 	webhookRest  = 200 * time.Millisecond
 )
 
-// ask posts a review and decodes the answer into into.
-func (r *remote) ask(ctx context.Context, review, into any) error {
+// Ask posts a review and decodes the answer into into.
+func (r *Webhook) Ask(ctx context.Context, review, into any) error {
 	body, err := json.Marshal(review)
 	if err != nil {
 		return err
@@ -61,7 +61,7 @@ func (r *remote) ask(ctx context.Context, review, into any) error {
 	}
 }
 
-func (r *remote) once(ctx context.Context, body []byte, into any) (again bool, err error) {
+func (r *Webhook) once(ctx context.Context, body []byte, into any) (again bool, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.url, bytes.NewReader(body))
 	if err != nil {
 		return false, err
