@@ -51,7 +51,7 @@ func eventually(t *testing.T, ns *netnstest.NS, addr string) {
 	t.Helper()
 	var err error
 	for give := time.Now().Add(10 * time.Second); time.Now().Before(give); time.Sleep(5 * time.Millisecond) {
-		if _, err = ask(ns, "tcp4", addr); err == nil {
+		if _, err = ask(ns, "tcp4", addr, brief); err == nil {
 			return
 		}
 	}

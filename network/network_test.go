@@ -102,14 +102,17 @@ func serve(t testing.TB, ns *netnstest.NS, port int) {
 	netnstest.Serve(t, ns, "", fmt.Sprintf(":%d", port))
 }
 
-func ask(ns *netnstest.NS, network, addr string) (string, error) {
-	answer, err := netnstest.Ask(ns, network, addr)
+// How long to wait for an answer that is to come, and for one that is not.
+const patient, brief = 10 * time.Second, time.Second
+
+func ask(ns *netnstest.NS, network, addr string, limit time.Duration) (string, error) {
+	answer, err := netnstest.AskWithin(limit, ns, network, addr)
 	return strings.TrimPrefix(answer, " sees "), err
 }
 
 func expect(t testing.TB, ns *netnstest.NS, network, addr, seen string) {
 	t.Helper()
-	got, err := ask(ns, network, addr)
+	got, err := ask(ns, network, addr, patient)
 	if err != nil || got != seen {
 		t.Errorf("%s %s: server saw %q, error %v; want %q", network, addr, got, err, seen)
 	}
@@ -117,7 +120,7 @@ func expect(t testing.TB, ns *netnstest.NS, network, addr, seen string) {
 
 func refuse(t testing.TB, ns *netnstest.NS, network, addr string) {
 	t.Helper()
-	if got, err := ask(ns, network, addr); err == nil {
+	if got, err := ask(ns, network, addr, brief); err == nil {
 		t.Errorf("%s %s answered %q, want no connection", network, addr, got)
 	}
 }
@@ -242,7 +245,7 @@ func TestAttachIsIdempotentAndSurvivesRestart(t *testing.T) {
 		t.Errorf("Attach after the link was lost gave %s after %s", again, first)
 	}
 	serve(t, a, 80)
-	if _, err := ask(nil, "tcp4", first.String()+":80"); err != nil {
+	if _, err := ask(nil, "tcp4", first.String()+":80", patient); err != nil {
 		t.Error(err)
 	}
 	check(t, n.Detach(context.Background(), pod("a", a)))

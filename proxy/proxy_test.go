@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -137,6 +138,32 @@ func (n *node) pod(name string) *testPod {
 	return p
 }
 
+// served waits until the kernel knows of no connection to the pod that is not done.
+func (p *testPod) served(t testing.TB) {
+	t.Helper()
+	const listening, done = "0A", "06" // of include/net/tcp_states.h: TCP_LISTEN, TCP_TIME_WAIT
+	for end := time.Now().Add(10 * time.Second); ; {
+		time.Sleep(20 * time.Millisecond)
+		var tcp, tcp6 []byte
+		netnstest.Check(t, p.ns.Do(func() (err error) {
+			if tcp, err = os.ReadFile("/proc/thread-self/net/tcp"); err == nil {
+				tcp6, err = os.ReadFile("/proc/thread-self/net/tcp6")
+			}
+			return err
+		}))
+		open := slices.DeleteFunc(strings.Split(strings.TrimSpace(string(tcp)+string(tcp6)), "\n"), func(line string) bool {
+			state := strings.Fields(line)[3]
+			return state == "st" || state == listening || state == done // st is the table's heading
+		})
+		if len(open) == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("connections stay:\n%s", strings.Join(open, "\n"))
+		}
+	}
+}
+
 func (p *testPod) at() string { return p.ip.String() + "@a" }
 
 // seen asks several times and counts the answers.
@@ -179,7 +206,7 @@ func refused(t testing.TB, ns *netnstest.NS, network, addr string) {
 func dropped(t testing.TB, ns *netnstest.NS, network, addr string) {
 	t.Helper()
 	var timeout net.Error
-	if answer, err := netnstest.Ask(ns, network, addr); !errors.As(err, &timeout) || !timeout.Timeout() {
+	if answer, err := netnstest.AskWithin(time.Second, ns, network, addr); !errors.As(err, &timeout) || !timeout.Timeout() {
 		t.Errorf("%s %s: answer %q, error %v, want a timeout", network, addr, answer, err)
 	}
 }
@@ -450,9 +477,9 @@ func TestRollingChangesLoseNoConnection(t *testing.T) {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		netnstest.Check(t, n.proxy.WaitGone(ctx, []netip.Addr{old.ip}))
 		cancel()
-		// Its process stops at once; connections that it accepted were served.
+		// Its process stops once the connections that it has are served.
 		current = current[1:]
-		time.Sleep(20 * time.Millisecond)
+		old.served(t)
 		netnstest.Check(t, n.net.Detach(context.Background(), network.Pod{ID: fmt.Sprintf("p%d", i-3)}))
 		publish(nil)
 	}

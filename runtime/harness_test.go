@@ -59,13 +59,22 @@ func run(m *testing.M) int {
 	build("0", boxPath, "./testdata/box")
 	before := leftovers()
 	code := m.Run()
-	for _, l := range leftovers() {
-		if !slices.Contains(before, l) {
-			fmt.Println("left behind:", l)
-			code = 1
-		}
+	for _, l := range leftBehind(before) {
+		fmt.Println("left behind:", l)
+		code = 1
 	}
 	return code
+}
+
+// leftBehind is what there is now and was not before. What is on its way out, as a
+// process is until init has reaped it, gets some time.
+func leftBehind(before []string) (left []string) {
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		left = slices.DeleteFunc(leftovers(), func(l string) bool { return slices.Contains(before, l) })
+		if len(left) == 0 || time.Now().After(end) {
+			return left
+		}
+	}
 }
 
 // leftovers lists everything these tests could leave on the machine; others may

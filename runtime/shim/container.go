@@ -161,9 +161,9 @@ func (s *Shim) exited(c *container, status unix.WaitStatus) {
 	}
 	s.mu.Lock()
 	c.state = state
+	close(c.done) // before anybody hears of it, and has the container forgotten
 	s.changed(state)
 	s.mu.Unlock()
-	close(c.done)
 	s.rest()
 }
 
