@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -87,7 +88,7 @@ func (c *Cluster) startAPI(context.Context) error {
 		ServiceCIDR:     c.cfg.ServiceCIDR, NodePorts: [2]int{30000, 32767}, ClusterDomain: c.cfg.ClusterDomain, TaintNodes: true,
 		EnablePlugins: c.cfg.EnablePlugins, DisablePlugins: c.cfg.DisablePlugins, AdmissionConfig: c.cfg.AdmissionConfig,
 		ExternalHost: net.JoinHostPort(c.advertised().String(), strconv.Itoa(c.cfg.APIPort)),
-		OpenAPI:      openapi.New(api.Builtin()), Node: c.nodeHandler, Bootstrap: append(rbac.Bootstrap(), c.dnsService()...), Log: c.cfg.Log,
+		OpenAPI:      openapi.New(api.Builtin()), Node: c.nodeHandler, Bootstrap: slices.Concat(rbac.Bootstrap(), c.dnsService(), tracking()), Log: c.cfg.Log,
 		Flags:      c.cfg.Flags,
 		Checks:     c.secretsHealthy,
 		FrontProxy: c.frontProxy.Identity(pki.FrontProxyName).Certificate, ExtensionAuthentication: c.extensionAuthentication(proxies, proxyCAs),
@@ -95,6 +96,7 @@ func (c *Cluster) startAPI(context.Context) error {
 	if err != nil {
 		return err
 	}
+	c.trackTokens()
 	l, err := net.Listen("tcp", net.JoinHostPort(c.cfg.BindAddress, strconv.Itoa(c.cfg.APIPort)))
 	if err != nil {
 		return fmt.Errorf("%w: choose another port with --api-port", err)

@@ -108,7 +108,7 @@ func All(c Config) []reconcile.Controller {
 // credentials are the controllers that need a key or an authority.
 func (c Config) credentials() (list []reconcile.Controller) {
 	if c.SignToken != nil {
-		list = append(list, serviceaccount.Tokens(c.SignToken, c.RootCA))
+		list = append(list, serviceaccount.Tokens(c.SignToken, c.RootCA), serviceaccount.Cleaner())
 	}
 	if c.May != nil {
 		list = append(list, certificates.Approver(c.May))

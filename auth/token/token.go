@@ -47,6 +47,7 @@ type Issuer struct {
 	jwks      jose.JSONWebKeySet
 	view      func() client.View
 	now       func() time.Time
+	used      func(ctx context.Context, secret *corev1.Secret, day string)
 }
 
 var _ auth.TokenIssuer = (*Issuer)(nil)
@@ -186,7 +187,7 @@ func sameUID(obj client.Object, to *authenticationv1.BoundObjectReference) error
 
 // Review checks a token: auth.ErrNotOurs for one of another issuer or key, else
 // what is wrong with it.
-func (i *Issuer) Review(_ context.Context, token string, audiences []string) (auth.User, []string, error) {
+func (i *Issuer) Review(ctx context.Context, token string, audiences []string) (auth.User, []string, error) {
 	if len(audiences) == 0 {
 		audiences = i.audiences
 	}
@@ -199,7 +200,7 @@ func (i *Issuer) Review(_ context.Context, token string, audiences []string) (au
 		return auth.User{}, nil, auth.ErrNotOurs
 	}
 	if c.Issuer == legacyIssuer {
-		return i.reviewLegacy(parsed, token, audiences)
+		return i.reviewLegacy(ctx, parsed, token, audiences)
 	}
 	if c.Issuer != i.url {
 		return auth.User{}, nil, auth.ErrNotOurs
