@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
@@ -200,8 +201,11 @@ func (e *Endpoint) mutateNext(ctx context.Context, q Request, ar *admission.Requ
 		return err
 	}
 	obj := ar.Object
-	if obj.GetName() != ar.Old.GetName() || obj.GetNamespace() != ar.Old.GetNamespace() {
-		return apierrors.NewBadRequest("admission changed the name or the namespace of an object that exists")
+	if obj.GetNamespace() != ar.Old.GetNamespace() {
+		return apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
+	}
+	if obj.GetName() != ar.Old.GetName() {
+		return invalid(q, obj, field.ErrorList{field.Invalid(field.NewPath("metadata", "name"), obj.GetName(), apivalidation.FieldImmutableErrorMsg)})
 	}
 	if err := inherit(q, obj, ar.Old); err != nil {
 		return err
