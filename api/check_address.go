@@ -3,22 +3,29 @@ package api
 import (
 	"net/netip"
 
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// validateEndpointAddress judges the address of a Service's endpoint: of the
-// family wanted, and none that means "here" or "this link".
-func validateEndpointAddress(value string, v6 bool, at *field.Path) field.ErrorList {
-	addr, err := netip.ParseAddr(value)
-	switch {
-	case err != nil || addr.Zone() != "":
-		return field.ErrorList{field.Invalid(at, value, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)")}
-	case addr.Is4() && v6:
-		return field.ErrorList{field.Invalid(at, value, "must be an IPv6 address")}
-	case !addr.Is4() && !v6:
-		return field.ErrorList{field.Invalid(at, value, "must be an IPv4 address")}
+// validateEndpointAddress judges the address of a Service's endpoint, the given
+// one of a list: of the family wanted, and none that means "here" or "this link".
+func validateEndpointAddress(value string, v6 bool, list *field.Path, i int) field.ErrorList {
+	at := list.Index(i)
+	if errs := validation.IsValidIP(at, value); len(errs) > 0 {
+		return errs
 	}
-	return validateReachable(addr, value, at)
+	addr, err := netip.ParseAddr(value)
+	if err != nil { // cannot be: it is valid
+		return field.ErrorList{field.InternalError(at, err)}
+	}
+	errs := validateReachable(addr, value, at)
+	switch { // without an index: so it is published
+	case addr.Is4() && v6:
+		errs = append(errs, field.Invalid(list, value, "must be an IPv6 address"))
+	case !addr.Is4() && !v6:
+		errs = append(errs, field.Invalid(list, value, "must be an IPv4 address"))
+	}
+	return errs
 }
 
 // validateReachable refuses addresses that no other machine can be reached at.

@@ -62,7 +62,43 @@ func autoscalerFromStorage(obj Object) (Object, error) {
 		annotation{hpaMetricsAnnotation, others, len(others) > 0},
 		annotation{hpaCurrentAnnotation, current, len(current) > 0},
 		annotation{hpaConditionsAnnotation, conditions, len(conditions) > 0},
-		annotation{hpaBehaviorAnnotation, in.Spec.Behavior, in.Spec.Behavior != nil})
+		annotation{hpaBehaviorAnnotation, capitals(in.Spec.Behavior), in.Spec.Behavior != nil})
+}
+
+// The behavior as its annotation has always said it: with Go's own names.
+type (
+	hpaBehavior struct{ ScaleUp, ScaleDown *hpaRules }
+	hpaRules    struct {
+		StabilizationWindowSeconds *int32
+		SelectPolicy               *autoscalingv2.ScalingPolicySelect
+		Policies                   []hpaPolicy
+		Tolerance                  *resource.Quantity
+	}
+	hpaPolicy struct {
+		Type                 autoscalingv2.HPAScalingPolicyType
+		Value, PeriodSeconds int32
+	}
+)
+
+func capitals(b *autoscalingv2.HorizontalPodAutoscalerBehavior) *hpaBehavior {
+	if b == nil {
+		return nil
+	}
+	return &hpaBehavior{ScaleUp: capitalRules(b.ScaleUp), ScaleDown: capitalRules(b.ScaleDown)}
+}
+
+func capitalRules(r *autoscalingv2.HPAScalingRules) *hpaRules {
+	if r == nil {
+		return nil
+	}
+	out := &hpaRules{StabilizationWindowSeconds: r.StabilizationWindowSeconds, SelectPolicy: r.SelectPolicy, Tolerance: r.Tolerance}
+	if r.Policies != nil {
+		out.Policies = make([]hpaPolicy, len(r.Policies))
+	}
+	for i, p := range r.Policies {
+		out.Policies[i] = hpaPolicy(p)
+	}
+	return out
 }
 
 type annotation struct {
@@ -185,7 +221,7 @@ func metricFromV1(m *autoscalingv1.MetricSpec) autoscalingv2.MetricSpec {
 	if s := m.Object; s != nil {
 		out.Object = &autoscalingv2.ObjectMetricSource{DescribedObject: autoscalingv2.CrossVersionObjectReference(s.Target),
 			Metric: autoscalingv2.MetricIdentifier{Name: s.MetricName, Selector: s.Selector},
-			Target: valueTarget(notZero(s.TargetValue), s.AverageValue)}
+			Target: objectTarget(s.TargetValue, s.AverageValue)}
 	}
 	if s := m.Pods; s != nil {
 		out.Pods = &autoscalingv2.PodsMetricSource{Metric: autoscalingv2.MetricIdentifier{Name: s.MetricName, Selector: s.Selector},
@@ -200,23 +236,27 @@ func metricFromV1(m *autoscalingv1.MetricSpec) autoscalingv2.MetricSpec {
 	}
 	if s := m.External; s != nil {
 		out.External = &autoscalingv2.ExternalMetricSource{Metric: autoscalingv2.MetricIdentifier{Name: s.MetricName, Selector: s.MetricSelector},
-			Target: valueTarget(s.TargetValue, s.TargetAverageValue)}
+			Target: externalTarget(s.TargetValue, s.TargetAverageValue)}
 	}
 	return out
 }
 
-// notZero turns the zero of a required quantity into an unset optional one.
-func notZero(q resource.Quantity) *resource.Quantity {
-	if q.IsZero() {
-		return nil
+// objectTarget, externalTarget and useTarget name the type that v1 leaves to the
+// field in use. Beside an average the value that v1 asks for may be zero: unset.
+func objectTarget(value resource.Quantity, average *resource.Quantity) autoscalingv2.MetricTarget {
+	if average == nil {
+		return autoscalingv2.MetricTarget{Type: autoscalingv2.ValueMetricType, Value: &value}
 	}
-	return &q
+	t := autoscalingv2.MetricTarget{Type: autoscalingv2.AverageValueMetricType, AverageValue: average}
+	if !value.IsZero() {
+		t.Value = &value
+	}
+	return t
 }
 
-// valueTarget and useTarget name the type that v1 leaves to the field in use.
-func valueTarget(value, average *resource.Quantity) autoscalingv2.MetricTarget {
+func externalTarget(value, average *resource.Quantity) autoscalingv2.MetricTarget {
 	t := autoscalingv2.MetricTarget{Type: autoscalingv2.ValueMetricType, Value: value, AverageValue: average}
-	if average != nil {
+	if value == nil {
 		t.Type = autoscalingv2.AverageValueMetricType
 	}
 	return t

@@ -37,7 +37,7 @@ func metricStatusFromV1(m *autoscalingv1.MetricStatus) autoscalingv2.MetricStatu
 	if s := m.Object; s != nil {
 		out.Object = &autoscalingv2.ObjectMetricStatus{DescribedObject: autoscalingv2.CrossVersionObjectReference(s.Target),
 			Metric:  autoscalingv2.MetricIdentifier{Name: s.MetricName, Selector: s.Selector},
-			Current: autoscalingv2.MetricValueStatus{Value: notZero(s.CurrentValue), AverageValue: s.AverageValue}}
+			Current: autoscalingv2.MetricValueStatus{Value: &s.CurrentValue, AverageValue: s.AverageValue}}
 	}
 	if s := m.Pods; s != nil {
 		out.Pods = &autoscalingv2.PodsMetricStatus{Metric: autoscalingv2.MetricIdentifier{Name: s.MetricName, Selector: s.Selector},
@@ -45,15 +45,15 @@ func metricStatusFromV1(m *autoscalingv1.MetricStatus) autoscalingv2.MetricStatu
 	}
 	if s := m.Resource; s != nil {
 		out.Resource = &autoscalingv2.ResourceMetricStatus{Name: s.Name,
-			Current: autoscalingv2.MetricValueStatus{AverageUtilization: s.CurrentAverageUtilization, AverageValue: notZero(s.CurrentAverageValue)}}
+			Current: autoscalingv2.MetricValueStatus{AverageUtilization: s.CurrentAverageUtilization, AverageValue: &s.CurrentAverageValue}}
 	}
 	if s := m.ContainerResource; s != nil {
 		out.ContainerResource = &autoscalingv2.ContainerResourceMetricStatus{Name: s.Name, Container: s.Container,
-			Current: autoscalingv2.MetricValueStatus{AverageUtilization: s.CurrentAverageUtilization, AverageValue: notZero(s.CurrentAverageValue)}}
+			Current: autoscalingv2.MetricValueStatus{AverageUtilization: s.CurrentAverageUtilization, AverageValue: &s.CurrentAverageValue}}
 	}
 	if s := m.External; s != nil {
 		out.External = &autoscalingv2.ExternalMetricStatus{Metric: autoscalingv2.MetricIdentifier{Name: s.MetricName, Selector: s.MetricSelector},
-			Current: autoscalingv2.MetricValueStatus{Value: notZero(s.CurrentValue), AverageValue: s.CurrentAverageValue}}
+			Current: autoscalingv2.MetricValueStatus{Value: &s.CurrentValue, AverageValue: s.CurrentAverageValue}}
 	}
 	return out
 }

@@ -58,6 +58,7 @@ type kind[P Object] struct {
 	PrepareStatus  func(obj, old P)
 	ValidateStatus func(obj, old P) field.ErrorList
 
+	Deprecated          string
 	Warnings            func(obj, old P) []string
 	Graceful            func(obj P, asked *int64) (int64, bool)
 	Deleting            func(obj P)
@@ -80,6 +81,8 @@ func (k kind[P]) row() *Resource {
 		Group: k.GroupVersion.Group, Version: k.GroupVersion.Version, Kind: typ.Name(),
 		Plural: k.Plural, Singular: strings.ToLower(typ.Name()),
 		Short: k.Short, Categories: k.Categories, Namespaced: k.Namespaced, Verbs: k.Verbs,
+		Deprecated: k.Deprecated,
+
 		New:      func() Object { return reflect.New(typ).Interface().(Object) },
 		NewList:  func() runtime.Object { return reflect.New(list).Interface().(runtime.Object) },
 		Versions: k.Versions,

@@ -71,7 +71,7 @@ func warnService(s, _ *corev1.Service) []string {
 // warnEndpoints: the kind itself is deprecated, and so are some of the ways to
 // write an address.
 func warnEndpoints(e, _ *corev1.Endpoints) []string {
-	w := &warned{list: []string{"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"}}
+	w := &warned{}
 	for i, s := range e.Subsets {
 		at := field.NewPath("subsets").Index(i)
 		for j, a := range s.Addresses {

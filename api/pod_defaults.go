@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"strings"
 
+	"github.com/distribution/reference"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	podresource "k8s.io/component-helpers/resource"
@@ -51,6 +52,18 @@ func defaultPod(p *corev1.Pod) {
 		}
 	}
 	defaultPodResources(&p.Spec)
+	defaultPodIPs(&p.Status)
+}
+
+// defaultPodIPs: the older of the two fields says what the newer begins with,
+// and for the kubelets that know it only, all there is.
+func defaultPodIPs(s *corev1.PodStatus) {
+	switch {
+	case s.PodIP == "" && len(s.PodIPs) > 0:
+		s.PodIP = s.PodIPs[0].IP
+	case s.PodIP != "" && (len(s.PodIPs) == 0 || s.PodIPs[0].IP != s.PodIP):
+		s.PodIPs = []corev1.PodIP{{IP: s.PodIP}}
+	}
 }
 
 // containers yields the containers and init containers of a pod.
@@ -123,10 +136,13 @@ func pullPolicyOf(image string) corev1.PullPolicy {
 	if i := strings.LastIndexByte(name, ':'); i > strings.LastIndexByte(name, '/') {
 		tag = name[i+1:]
 	}
-	if tag == "latest" || tag == "" && digest == "" {
-		return corev1.PullAlways
+	if tag != "latest" && (tag != "" || digest != "") {
+		return corev1.PullIfNotPresent
 	}
-	return corev1.PullIfNotPresent
+	if _, err := reference.ParseNormalizedNamed(image); err != nil {
+		return corev1.PullIfNotPresent
+	}
+	return corev1.PullAlways
 }
 
 func defaultProbe(p *corev1.Probe) {

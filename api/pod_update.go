@@ -9,7 +9,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/diff"
-	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/kubectl/pkg/util/qos"
 )
@@ -18,7 +17,7 @@ func preparePod(p *corev1.Pod) {
 	p.Status.Phase = corev1.PodPending
 	if len(p.Spec.SchedulingGates) > 0 {
 		p.Status.Conditions = []corev1.PodCondition{{
-			Type: corev1.PodScheduled, Status: corev1.ConditionFalse,
+			Type: corev1.PodScheduled, Status: corev1.ConditionFalse, LastTransitionTime: metav1.Now(),
 			Reason: corev1.PodReasonSchedulingGated, Message: "Scheduling is blocked due to non-empty scheduling gates",
 		}}
 	}
@@ -73,7 +72,29 @@ func mergeKeys(s *metav1.LabelSelector, keys []string, labels map[string]string,
 }
 
 func validatePod(p *corev1.Pod) field.ErrorList {
-	return ValidatePodSpec(&p.Spec, &p.ObjectMeta, specPath)
+	errs := ValidatePodSpec(&p.Spec, &p.ObjectMeta, specPath)
+	if p.Spec.ServiceAccountName != "" {
+		return errs
+	}
+	return append(errs, each(p.Spec.Volumes, specPath.Child("volumes"), func(v *corev1.Volume, at *field.Path) field.ErrorList {
+		if v.Projected == nil {
+			return nil
+		}
+		return each(v.Projected.Sources, at.Child("projected", "sources"), func(s *corev1.VolumeProjection, at *field.Path) field.ErrorList {
+			if s.ServiceAccountToken == nil {
+				return nil
+			}
+			return field.ErrorList{field.Forbidden(at.Child("serviceAccountToken"), "must not be specified when serviceAccountName is not set")}
+		})
+	})...)
+}
+
+// validateNewPod: what a pod may be given later only.
+func validateNewPod(p *corev1.Pod) field.ErrorList {
+	if len(p.Spec.EphemeralContainers) == 0 {
+		return nil
+	}
+	return field.ErrorList{field.Forbidden(specPath.Child("ephemeralContainers"), "cannot be set on create")}
 }
 
 // The mutable fields of a pod's spec, as the refusal of others lists them.
@@ -155,7 +176,7 @@ func onlyFewerGates(now, was []corev1.PodSchedulingGate, at *field.Path) field.E
 		if slices.Contains(was, *g) {
 			return nil
 		}
-		return field.ErrorList{field.Forbidden(at, "only deletion is allowed, but found new scheduling gate '"+g.Name+"'")}
+		return field.ErrorList{field.Forbidden(at.Child("name"), "only deletion is allowed, but found new scheduling gate '"+g.Name+"'")}
 	})
 }
 
@@ -220,57 +241,6 @@ func begins(list, head []corev1.NodeSelectorRequirement) bool {
 	return len(list) >= len(head) && equality.Semantic.DeepEqual(list[:len(head)], head)
 }
 
-// preparePodStatus: the status endpoint writes no owners and no class of
-// service that was computed before.
-func preparePodStatus(p, old *corev1.Pod) {
-	p.OwnerReferences = old.OwnerReferences
-	p.DeletionTimestamp = old.DeletionTimestamp
-	if old.Status.QOSClass != "" {
-		p.Status.QOSClass = old.Status.QOSClass
-	}
-}
-
-func validatePodStatus(p, old *corev1.Pod) field.ErrorList {
-	var errs field.ErrorList
-	if n := p.Status.NominatedNodeName; n != "" {
-		errs = append(errs, invalidEach(n, statusPath.Child("nominatedNodeName"), dnsName(n))...)
-	}
-	for i, ip := range p.Status.PodIPs {
-		errs = append(errs, utilvalidation.IsValidIP(statusPath.Child("podIPs").Index(i), ip.IP)...)
-	}
-	for i, ip := range p.Status.HostIPs {
-		errs = append(errs, utilvalidation.IsValidIP(statusPath.Child("hostIPs").Index(i), ip.IP)...)
-	}
-	errs = append(errs, validation.ValidateNonnegativeField(p.Status.ObservedGeneration, statusPath.Child("observedGeneration"))...)
-	return append(errs, noResurrection(p, old)...)
-}
-
-// noResurrection: a container that ended for good stays ended.
-func noResurrection(p, old *corev1.Pod) field.ErrorList {
-	if p.Spec.RestartPolicy == corev1.RestartPolicyAlways {
-		return nil
-	}
-	var errs field.ErrorList
-	for i, was := range old.Status.ContainerStatuses {
-		t := was.State.Terminated
-		if t == nil || t.ExitCode != 0 && p.Spec.RestartPolicy == corev1.RestartPolicyOnFailure || ownRestart(p, was.Name) {
-			continue
-		}
-		for _, now := range p.Status.ContainerStatuses {
-			if now.Name == was.Name && now.State.Terminated == nil {
-				errs = append(errs, field.Forbidden(statusPath.Child("containerStatuses").Index(i).Child("state"),
-					"may not be transitioned to non-terminated state"))
-			}
-		}
-	}
-	return errs
-}
-
-// ownRestart tells a container that has a restart policy of its own.
-func ownRestart(p *corev1.Pod, name string) bool {
-	return slices.ContainsFunc(p.Spec.Containers, func(c corev1.Container) bool { return c.Name == name && c.RestartPolicy != nil })
-}
-
 // prepareEphemeral: this endpoint writes spec.ephemeralContainers only.
 func prepareEphemeral(p, old *corev1.Pod) {
 	list := p.Spec.EphemeralContainers
@@ -300,7 +270,7 @@ func countSpec(obj, old Object) {
 
 func validateEphemeralUpdate(p, old *corev1.Pod) field.ErrorList {
 	errs := validation.ValidateObjectMetaAccessorUpdate(p, old, metaPath)
-	errs = append(errs, ValidatePodSpec(&p.Spec, &p.ObjectMeta, specPath)...)
+	errs = append(errs, validatePod(p)...)
 	at := specPath.Child("ephemeralContainers")
 	var gone, changed []string
 	for _, was := range old.Spec.EphemeralContainers {

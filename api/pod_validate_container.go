@@ -159,9 +159,6 @@ func validateHostPorts(s *corev1.PodSpec, at *field.Path) field.ErrorList {
 		for i, c := range list {
 			for j, p := range c.Ports {
 				at := at.Index(i).Child("ports").Index(j)
-				if s.HostNetwork && p.HostPort != 0 && p.HostPort != p.ContainerPort {
-					errs = append(errs, field.Invalid(at.Child("containerPort"), p.ContainerPort, "must match `hostPort` when `hostNetwork` is true"))
-				}
 				k := hostPort{p.HostIP, p.HostPort, p.Protocol}
 				if p.HostPort != 0 && seen[k] {
 					errs = append(errs, field.Duplicate(at.Child("hostPort"), string(p.Protocol)+"/"+p.HostIP+"/"+itoa(p.HostPort)))
@@ -171,8 +168,23 @@ func validateHostPorts(s *corev1.PodSpec, at *field.Path) field.ErrorList {
 		}
 	}
 	judge(s.Containers, at.Child("containers"))
+	if s.HostNetwork {
+		errs = append(errs, validateOwnPorts(s.Containers, at.Child("containers"))...)
+	}
 	judge(slices.DeleteFunc(slices.Clone(s.InitContainers), func(c corev1.Container) bool { return !isSidecar(&c) }), at.Child("initContainers"))
 	return errs
+}
+
+// validateOwnPorts: on the host's network a port has one number.
+func validateOwnPorts(list []corev1.Container, at *field.Path) field.ErrorList {
+	return each(list, at, func(c *corev1.Container, at *field.Path) field.ErrorList {
+		return each(c.Ports, at.Child("ports"), func(p *corev1.ContainerPort, at *field.Path) field.ErrorList {
+			if p.HostPort == 0 || p.HostPort == p.ContainerPort {
+				return nil
+			}
+			return field.ErrorList{field.Invalid(at.Child("hostPort"), p.HostPort, "must match `containerPort` when `hostNetwork` is true")}
+		})
+	})
 }
 
 // isSidecar tells an init container that keeps running (KEP 753).
@@ -185,7 +197,7 @@ func (c *podCheck) mounts(k *corev1.Container, list *field.Path) field.ErrorList
 	return each(k.VolumeMounts, list, func(m *corev1.VolumeMount, at *field.Path) field.ErrorList {
 		errs := required(m.Name, at.Child("name"))
 		volume, ok := c.volumes[m.Name]
-		if m.Name != "" && !ok {
+		if !ok {
 			errs = append(errs, field.NotFound(at.Child("name"), m.Name))
 		}
 		errs = append(errs, required(m.MountPath, at.Child("mountPath"))...)
@@ -202,16 +214,17 @@ func (c *podCheck) mounts(k *corev1.Container, list *field.Path) field.ErrorList
 		if ok && volume.Image != nil && (m.SubPathExpr != "") {
 			errs = append(errs, field.Invalid(list.Child("subPathExpr"), m.SubPathExpr, "not allowed in image volume sources"))
 		}
-		return slices.Concat(errs, validateSubPath(m, at), validatePropagation(m, k, list, at))
+		return slices.Concat(errs, validateSubPath(m, list, at), validatePropagation(m, k, list))
 	})
 }
 
-func validateSubPath(m *corev1.VolumeMount, at *field.Path) field.ErrorList {
-	errs := inside(m.SubPath, at.Child("subPath"))
+// validateSubPath names the paths without an index: so they are published.
+func validateSubPath(m *corev1.VolumeMount, list, at *field.Path) field.ErrorList {
+	errs := inside(m.SubPath, list.Child("subPath"))
 	if m.SubPath != "" && m.SubPathExpr != "" {
 		errs = append(errs, field.Invalid(at.Child("subPathExpr"), m.SubPathExpr, "subPathExpr and subPath are mutually exclusive"))
 	}
-	return append(errs, inside(m.SubPathExpr, at.Child("subPathExpr"))...)
+	return append(errs, inside(m.SubPathExpr, list.Child("subPathExpr"))...)
 }
 
 // inside judges a path below another: relative and never upwards. Empty is valid.
@@ -229,22 +242,23 @@ func noBacksteps(path string, at *field.Path) field.ErrorList {
 	return nil
 }
 
-func validatePropagation(m *corev1.VolumeMount, k *corev1.Container, list, at *field.Path) field.ErrorList {
+// validatePropagation names its paths without an index, too.
+func validatePropagation(m *corev1.VolumeMount, k *corev1.Container, list *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if p := m.MountPropagation; p != nil {
-		errs = oneOf(*p, list.Child("mountPropagation"), // without an index: so it is published
+		errs = oneOf(*p, list.Child("mountPropagation"),
 			corev1.MountPropagationBidirectional, corev1.MountPropagationHostToContainer, corev1.MountPropagationNone)
 		privileged := k.SecurityContext != nil && k.SecurityContext.Privileged != nil && *k.SecurityContext.Privileged
 		if *p == corev1.MountPropagationBidirectional && !privileged {
-			errs = append(errs, field.Forbidden(at.Child("mountPropagation"), "Bidirectional mount propagation is available only to privileged containers"))
+			errs = append(errs, field.Forbidden(list.Child("mountPropagation"), "Bidirectional mount propagation is available only to privileged containers"))
 		}
 	}
 	r := m.RecursiveReadOnly
 	if r == nil {
 		return errs
 	}
-	p := at.Child("recursiveReadOnly")
-	errs = append(errs, oneOf(*r, list.Child("recursiveReadOnly"), corev1.RecursiveReadOnlyDisabled, corev1.RecursiveReadOnlyEnabled, corev1.RecursiveReadOnlyIfPossible)...)
+	p := list.Child("recursiveReadOnly")
+	errs = append(errs, oneOf(*r, p, corev1.RecursiveReadOnlyDisabled, corev1.RecursiveReadOnlyEnabled, corev1.RecursiveReadOnlyIfPossible)...)
 	if *r != corev1.RecursiveReadOnlyEnabled && *r != corev1.RecursiveReadOnlyIfPossible {
 		return errs
 	}

@@ -172,10 +172,13 @@ func validateMatchedOnce(keys []string, sel *metav1.LabelSelector, at *field.Pat
 	if sel == nil {
 		return nil
 	}
-	seen := sets.KeySet(sel.MatchLabels)
+	seen, last := sets.KeySet(sel.MatchLabels), map[string]int{}
+	for i, key := range keys {
+		last[key] = i
+	}
 	var errs field.ErrorList
 	for _, e := range sel.MatchExpressions {
-		if i := slices.Index(keys, e.Key); i >= 0 && seen.Has(e.Key) {
+		if i, ok := last[e.Key]; ok && seen.Has(e.Key) {
 			errs = append(errs, field.Invalid(at.Index(i), e.Key, "exists in both matchLabelKeys and labelSelector"))
 		}
 		seen.Insert(e.Key)
@@ -238,21 +241,18 @@ func validateEffect(e corev1.TaintEffect, at *field.Path) field.ErrorList {
 }
 
 func validateSpread(list []corev1.TopologySpreadConstraint, at *field.Path) field.ErrorList {
-	type pair struct {
-		key    string
-		action corev1.UnsatisfiableConstraintAction
-	}
-	seen := sets.New[pair]()
+	rest := list
 	return each(list, at, func(c *corev1.TopologySpreadConstraint, at *field.Path) field.ErrorList {
 		errs := validateSpreadCounts(c, at)
 		if c.TopologyKey == "" {
 			errs = append(errs, field.Required(at.Child("topologyKey"), "can not be empty"))
 		}
 		errs = append(errs, oneOf(c.WhenUnsatisfiable, at.Child("whenUnsatisfiable"), corev1.DoNotSchedule, corev1.ScheduleAnyway)...)
-		if p := (pair{c.TopologyKey, c.WhenUnsatisfiable}); seen.Has(p) {
-			errs = append(errs, field.Duplicate(at.Child("{topologyKey, whenUnsatisfiable}"), "{"+p.key+", "+string(p.action)+"}"))
-		} else {
-			seen.Insert(p)
+		rest = rest[1:]
+		if slices.ContainsFunc(rest, func(r corev1.TopologySpreadConstraint) bool {
+			return r.TopologyKey == c.TopologyKey && r.WhenUnsatisfiable == c.WhenUnsatisfiable
+		}) {
+			errs = append(errs, field.Duplicate(at.Child("{topologyKey, whenUnsatisfiable}"), "{"+c.TopologyKey+", "+string(c.WhenUnsatisfiable)+"}"))
 		}
 		for name, p := range inOrder(map[string]*corev1.NodeInclusionPolicy{"nodeAffinityPolicy": c.NodeAffinityPolicy, "nodeTaintsPolicy": c.NodeTaintsPolicy}) {
 			if p != nil {

@@ -132,7 +132,7 @@ func validateResources(r *corev1.ResourceRequirements, scope resourceScope, at *
 	seen := sets.New[string]()
 	return append(errs, each(r.Claims, at.Child("claims"), func(c *corev1.ResourceClaim, at *field.Path) field.ErrorList {
 		errs := validateNamedClaim(c, seen, at)
-		if !scope.claims.Has(c.Name) {
+		if c.Name != "" && !scope.claims.Has(c.Name) {
 			err := field.NotFound(at, c.Name)
 			err.Detail = "must be one of the names in pod.spec.resourceClaims: " + strings.Join(sets.List(scope.claims), ", ")
 			if len(scope.claims) == 0 {

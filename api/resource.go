@@ -73,6 +73,9 @@ type Resource struct {
 	// Ratchets says that ValidateUpdate judges the whole object itself, and
 	// forgives what was wrong before: Validate is for creates only.
 	Ratchets bool
+	// Deprecated is what everybody is warned of who asks for the kind; empty for
+	// most.
+	Deprecated string
 	// Warnings are sent to the client in Warning headers; old is nil on create.
 	Warnings func(obj, old Object) []string
 	// Graceful decides a delete that names no grace period of its own or that

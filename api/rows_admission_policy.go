@@ -225,7 +225,7 @@ func validatingPolicyBindingRow() *Resource {
 		},
 		Validate: func(b *admissionv1.ValidatingAdmissionPolicyBinding) field.ErrorList {
 			// Upstream's spelling of the path.
-			errs := validatePolicyBinding(b.Spec.PolicyName, b.Spec.ParamRef, b.Spec.MatchResources, specPath.Child("matchResouces"))
+			errs := validatePolicyBinding(b.Spec.PolicyName, b.Spec.ParamRef, b.Spec.MatchResources, specPath.Child("matchResources"))
 			return append(errs, validateActions(b.Spec.ValidationActions, specPath.Child("validationActions"))...)
 		},
 		Columns: bindingPolicyColumns(),

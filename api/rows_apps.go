@@ -1,6 +1,7 @@
 package api
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -253,9 +254,10 @@ func validateReplicaSetStatus(s *appsv1.ReplicaSetStatus) field.ErrorList {
 func controllerRevisionRow() *Resource {
 	return kind[*appsv1.ControllerRevision]{
 		GroupVersion: appsv1.SchemeGroupVersion, Plural: "controllerrevisions", Namespaced: true,
-		Indexes:  map[string]func(*appsv1.ControllerRevision) []string{"orphan": orphan[*appsv1.ControllerRevision]},
-		List:     &appsv1.ControllerRevisionList{},
-		Validate: validateControllerRevision,
+		Indexes:     map[string]func(*appsv1.ControllerRevision) []string{"orphan": orphan[*appsv1.ControllerRevision]},
+		List:        &appsv1.ControllerRevisionList{},
+		Validate:    validateControllerRevision,
+		ValidateNew: validateRevisionData,
 		ValidateUpdate: func(r, old *appsv1.ControllerRevision) field.ErrorList {
 			return immutable(r.Data, old.Data, field.NewPath("data"))
 		},
@@ -269,11 +271,30 @@ func controllerRevisionRow() *Resource {
 	}.row()
 }
 
+// validateRevisionData: a revision is of an object.
+func validateRevisionData(r *appsv1.ControllerRevision) field.ErrorList {
+	at := field.NewPath("data")
+	if r.Data.Object != nil {
+		return nil
+	}
+	if r.Data.Raw == nil {
+		return field.ErrorList{field.Required(at, "data is mandatory")}
+	}
+	var v any
+	if err := json.Unmarshal(r.Data.Raw, &v); err != nil {
+		return field.ErrorList{field.Invalid(at, "<value omitted>", "error parsing data: "+err.Error())}
+	}
+	if v == nil {
+		return field.ErrorList{field.Required(at, "data is mandatory")}
+	}
+	if _, ok := v.(map[string]any); !ok {
+		return field.ErrorList{field.Required(at, "data must be a valid JSON object")}
+	}
+	return nil
+}
+
 func validateControllerRevision(r *appsv1.ControllerRevision) field.ErrorList {
 	var errs field.ErrorList
-	if r.Data.Object == nil && len(r.Data.Raw) == 0 {
-		errs = append(errs, field.Required(field.NewPath("data"), "data is mandatory"))
-	}
 	return append(errs, nonNegative(r.Revision, field.NewPath("revision"))...)
 }
 

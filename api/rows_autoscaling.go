@@ -108,10 +108,10 @@ func metricsCell(specs []autoscalingv2.MetricSpec, statuses []autoscalingv2.Metr
 func metricCell(s *autoscalingv2.MetricSpec, current *autoscalingv2.MetricStatus) string {
 	var target autoscalingv2.MetricTarget
 	var value *autoscalingv2.MetricValueStatus
-	prefix := ""
+	prefix, suffix := "", ""
 	switch {
 	case s.External != nil:
-		target = s.External.Target
+		target, suffix = s.External.Target, averageMark(s.External.Target)
 		if current.External != nil {
 			value = &current.External.Current
 		}
@@ -121,7 +121,7 @@ func metricCell(s *autoscalingv2.MetricSpec, current *autoscalingv2.MetricStatus
 			value = &current.Pods.Current
 		}
 	case s.Object != nil:
-		target = s.Object.Target
+		target, suffix = s.Object.Target, averageMark(s.Object.Target)
 		if current.Object != nil {
 			value = &current.Object.Current
 		}
@@ -138,7 +138,15 @@ func metricCell(s *autoscalingv2.MetricSpec, current *autoscalingv2.MetricStatus
 	default:
 		return "<unknown type>"
 	}
-	return prefix + targetCell(target, value)
+	return prefix + targetCell(target, value) + suffix
+}
+
+// averageMark tells an average of all pods from a total where both are possible.
+func averageMark(t autoscalingv2.MetricTarget) string {
+	if t.AverageValue != nil {
+		return " (avg)"
+	}
+	return ""
 }
 
 func targetCell(t autoscalingv2.MetricTarget, v *autoscalingv2.MetricValueStatus) string {
@@ -147,7 +155,7 @@ func targetCell(t autoscalingv2.MetricTarget, v *autoscalingv2.MetricValueStatus
 	}
 	switch {
 	case t.AverageValue != nil:
-		return quantityCell(v.AverageValue) + "/" + t.AverageValue.String() + averageMark(t)
+		return quantityCell(v.AverageValue) + "/" + t.AverageValue.String()
 	case t.AverageUtilization != nil:
 		current := unknown
 		if v.AverageUtilization != nil {
@@ -158,14 +166,6 @@ func targetCell(t autoscalingv2.MetricTarget, v *autoscalingv2.MetricValueStatus
 		return quantityCell(v.Value) + "/" + t.Value.String()
 	}
 	return unknown + "/<auto>"
-}
-
-// averageMark tells a per-pod average from a total where both are possible.
-func averageMark(t autoscalingv2.MetricTarget) string {
-	if t.Type == autoscalingv2.AverageValueMetricType && t.Value != nil {
-		return " (avg)"
-	}
-	return ""
 }
 
 func quantityCell(q *resource.Quantity) string {

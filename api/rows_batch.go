@@ -219,6 +219,7 @@ func boolCell(b *bool) string {
 }
 
 func defaultCronJob(c *batchv1.CronJob) {
+	c.Spec.JobTemplate.Spec.Scheduling = nil // WorkloadWithJob is off
 	DefaultPodSpec(&c.Spec.JobTemplate.Spec.Template.Spec)
 	defaultPodFailurePolicy(c.Spec.JobTemplate.Spec.PodFailurePolicy)
 	empty(&c.Spec.ConcurrencyPolicy, batchv1.AllowConcurrent)

@@ -1,7 +1,7 @@
 package api
 
 import (
-	"net/netip"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	netutils "k8s.io/utils/net"
 )
 
 func nodeRow() *Resource {
@@ -23,6 +24,9 @@ func nodeRow() *Resource {
 		Warnings: warnNode,
 		Status:   true, StatusOnCreate: true,
 		Default:        func(n *corev1.Node) { defaultNode(n) },
+		PrepareCreate:  dropUnservedNode,
+		PrepareUpdate:  func(n, _ *corev1.Node) { dropUnservedNode(n) },
+		PrepareStatus:  func(n, _ *corev1.Node) { dropUnservedNode(n) },
 		Validate:       validateNode,
 		ValidateUpdate: validateNodeUpdate,
 		ValidateStatus: validateNodeStatus,
@@ -117,13 +121,70 @@ func validateNode(n *corev1.Node) field.ErrorList {
 		validateTaints(n.Spec.Taints, metaPath.Child("taints")), // where upstream finds them
 		validatePodCIDRs(n.Spec.PodCIDRs, specPath.Child("podCIDRs")),
 		validateNodeAmounts(n),
+		validateFeatures(n.Status.DeclaredFeatures, statusPath.Child("declaredFeatures")),
 	)
 }
 
 func validateNodeAmounts(n *corev1.Node) field.ErrorList {
 	return append(
-		validateResourceList(n.Status.Capacity, resourceName, statusPath.Child("capacity")),
-		validateResourceList(n.Status.Allocatable, resourceName, statusPath.Child("allocatable"))...)
+		validateAmounts(n.Status.Capacity, statusPath.Child("capacity")),
+		validateAmounts(n.Status.Allocatable, statusPath.Child("allocatable"))...)
+}
+
+// validateAmounts lets a node have resources of any name.
+func validateAmounts(list corev1.ResourceList, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for _, name := range sortedNames(list) {
+		errs = append(errs, validateAmount(name, list[name], at.Child(string(name)))...)
+	}
+	return errs
+}
+
+// dropUnservedNode clears what the agent's dynamic configuration was, which is
+// gone, and NodePodPreemptionPolicy, which is off.
+func dropUnservedNode(n *corev1.Node) {
+	n.Spec.ConfigSource, n.Status.Config = nil, nil
+	n.Spec.PodPreemptionPolicy = nil
+}
+
+// validateFeatures judges what the agent says it can do (KEP 5328).
+func validateFeatures(list []string, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for i, f := range list {
+		switch {
+		case len(f) > validation.DNS1123SubdomainMaxLength:
+			errs = append(errs, field.Invalid(at.Index(i), f, fmt.Sprintf("invalid feature name %q: must be no more than %d characters", f, validation.DNS1123SubdomainMaxLength)))
+		case !isFeature(f):
+			errs = append(errs, field.Invalid(at.Index(i), f, fmt.Sprintf("invalid feature name %q: must start with an UpperCamelCase segment, with subsequent segments "+
+				"separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes", f)))
+		}
+		if i > 0 && list[i-1] == f {
+			errs = append(errs, field.Duplicate(at.Index(i), f))
+		} else if i > 0 && list[i-1] > f {
+			errs = append(errs, field.Invalid(at.Index(i), f, "list must be sorted alphabetically"))
+		}
+	}
+	return errs
+}
+
+// isFeature tells words of letters and digits, joined by slashes, that begin with
+// a letter and the first with a capital.
+func isFeature(name string) bool {
+	if name == "" || name[0] < 'A' || name[0] > 'Z' {
+		return false
+	}
+	for word := range strings.SplitSeq(name, "/") {
+		for i, c := range word {
+			letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z'
+			if !letter && (i == 0 || c < '0' || c > '9') {
+				return false
+			}
+		}
+		if word == "" {
+			return false
+		}
+	}
+	return true
 }
 
 func validateTaints(taints []corev1.Taint, at *field.Path) field.ErrorList {
@@ -146,16 +207,17 @@ func validateTaints(taints []corev1.Taint, at *field.Path) field.ErrorList {
 // validatePodCIDRs: at most one prefix of each family.
 func validatePodCIDRs(cidrs []string, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	v4, v6 := 0, 0
 	for i, c := range cidrs {
 		errs = append(errs, validation.IsValidCIDR(at.Index(i), c)...)
-		if p, err := netip.ParsePrefix(c); err == nil && p.Addr().Is4() {
-			v4++
-		} else {
-			v6++
-		}
 	}
-	if len(errs) == 0 && (v4 > 1 || v6 > 1) {
+	if len(cidrs) < 2 {
+		return errs
+	}
+	dual, err := netutils.IsDualStackCIDRStrings(cidrs)
+	if err != nil {
+		errs = append(errs, field.InternalError(at, fmt.Errorf("invalid PodCIDRs. failed to check with dual stack with error:%w", err)))
+	}
+	if !dual || len(cidrs) > 2 {
 		errs = append(errs, field.Invalid(at, cidrs, "may specify no more than one CIDR for each IP family"))
 	}
 	return errs
@@ -184,5 +246,6 @@ func validateNodeStatus(n, _ *corev1.Node) field.ErrorList {
 	errs := each(n.Status.Addresses, statusPath.Child("addresses"), func(a *corev1.NodeAddress, at *field.Path) field.ErrorList {
 		return unique(seen, *a, at)
 	})
+	errs = append(errs, validateFeatures(n.Status.DeclaredFeatures, statusPath.Child("declaredFeatures"))...)
 	return append(errs, validateNodeAmounts(n)...)
 }

@@ -25,6 +25,7 @@ func podRow() *Resource {
 		PrepareCreate:  preparePod,
 		Settle:         settlePod,
 		Validate:       validatePod,
+		ValidateNew:    validateNewPod,
 		ValidateUpdate: validatePodUpdate,
 		PrepareStatus:  preparePodStatus,
 		ValidateStatus: validatePodStatus,

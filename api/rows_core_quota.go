@@ -56,7 +56,7 @@ func withMissing(list, from corev1.ResourceList) corev1.ResourceList {
 func validateLimitRange(l *corev1.LimitRange) field.ErrorList {
 	seen := sets.New[corev1.LimitType]()
 	return each(l.Spec.Limits, specPath.Child("limits"), func(i *corev1.LimitRangeItem, at *field.Path) field.ErrorList {
-		errs := append(invalidEach(i.Type, at.Child("type"), validation.IsQualifiedName(string(i.Type))), unique(seen, i.Type, at.Child("type"))...)
+		errs := append(validateLimitType(i.Type, at.Child("type")), unique(seen, i.Type, at.Child("type"))...)
 		if i.Type == corev1.LimitTypePersistentVolumeClaim {
 			_, min := i.Min[corev1.ResourceStorage]
 			_, max := i.Max[corev1.ResourceStorage]
@@ -80,6 +80,17 @@ func validateLimitRange(l *corev1.LimitRange) field.ErrorList {
 		}
 		return append(errs, validateLimitOrder(i, at)...)
 	})
+}
+
+func validateLimitType(t corev1.LimitType, at *field.Path) field.ErrorList {
+	if errs := invalidEach(t, at, validation.IsQualifiedName(string(t))); len(errs) > 0 || strings.Contains(string(t), "/") {
+		return errs
+	}
+	switch t {
+	case corev1.LimitTypePod, corev1.LimitTypeContainer, corev1.LimitTypePersistentVolumeClaim:
+		return nil
+	}
+	return field.ErrorList{field.Invalid(at, t, "must be a standard limit type or fully qualified")}
 }
 
 // limitName: limits of pods and containers name what those can ask for.
@@ -127,7 +138,7 @@ func validateRatio(i *corev1.LimitRangeItem, at *field.Path) field.ErrorList {
 		}
 		low, hasLow := i.Min[name]
 		high, hasHigh := i.Max[name]
-		if hasLow && hasHigh && low.Sign() > 0 && ratio.AsApproximateFloat64() > high.AsApproximateFloat64()/low.AsApproximateFloat64() {
+		if hasLow && hasHigh && low.Sign() != 0 && ratio.AsApproximateFloat64() > high.AsApproximateFloat64()/low.AsApproximateFloat64() {
 			errs = append(errs, field.Invalid(at.Key(string(name)), ratio.String(), "ratio "+ratio.String()+" is greater than max/min"))
 		}
 	}
@@ -182,17 +193,57 @@ var quotaScopes = []corev1.ResourceQuotaScope{corev1.ResourceQuotaScopeBestEffor
 func validateQuota(q *corev1.ResourceQuota) field.ErrorList {
 	return slices.Concat(
 		validateResourceList(q.Spec.Hard, quotaName, specPath.Child("hard")),
-		validateScopes(q.Spec.Scopes, specPath.Child("scopes")),
-		validateScopeSelector(q.Spec.ScopeSelector, specPath.Child("scopeSelector")),
+		validateScopes(&q.Spec, specPath.Child("scopes")),
+		validateScopeSelector(&q.Spec, specPath.Child("scopeSelector")),
 	)
 }
 
-func validateScopes(scopes []corev1.ResourceQuotaScope, at *field.Path) field.ErrorList {
+// isScoped tells whether what a scope selects has the resource. Resources that
+// are none of Kubernetes' own are nobody's to judge.
+func isScoped(scope corev1.ResourceQuotaScope, name corev1.ResourceName) bool {
+	ofPods, ofClaims, count := false, false, false
+	switch name {
+	case corev1.ResourcePods:
+		ofPods, count = true, true
+	case corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceLimitsCPU, corev1.ResourceLimitsMemory, corev1.ResourceRequestsCPU, corev1.ResourceRequestsMemory:
+		ofPods = true
+	case corev1.ResourcePersistentVolumeClaims, corev1.ResourceRequestsStorage:
+		ofClaims = true
+	case corev1.ResourceEphemeralStorage, corev1.ResourceLimitsEphemeralStorage, corev1.ResourceRequestsEphemeralStorage, corev1.ResourceQuotas, corev1.ResourceServices,
+		corev1.ResourceReplicationControllers, corev1.ResourceSecrets, corev1.ResourceConfigMaps, corev1.ResourceServicesNodePorts, corev1.ResourceServicesLoadBalancers:
+	default:
+		if !isHugePages(name) {
+			return true
+		}
+	}
+	switch scope {
+	case corev1.ResourceQuotaScopeBestEffort:
+		return count
+	case corev1.ResourceQuotaScopeVolumeAttributesClass:
+		return ofClaims
+	}
+	return ofPods || !slices.Contains(quotaScopes, scope)
+}
+
+// unscoped refuses, once for each, limits of what a scope does not select.
+func unscoped(s *corev1.ResourceQuotaSpec, scope corev1.ResourceQuotaScope, shown any, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for _, name := range sortedNames(s.Hard) {
+		if !isScoped(scope, name) {
+			errs = append(errs, field.Invalid(at, shown, "unsupported scope applied to resource"))
+		}
+	}
+	return errs
+}
+
+func validateScopes(spec *corev1.ResourceQuotaSpec, at *field.Path) field.ErrorList {
+	scopes := spec.Scopes
 	var errs field.ErrorList
 	for _, s := range scopes {
 		if !slices.Contains(quotaScopes, s) {
-			errs = append(errs, field.Invalid(at, s, "unsupported scope"))
+			errs = append(errs, field.Invalid(at, scopes, "unsupported scope"))
 		}
+		errs = append(errs, unscoped(spec, s, scopes, at)...)
 	}
 	for _, pair := range [][2]corev1.ResourceQuotaScope{
 		{corev1.ResourceQuotaScopeBestEffort, corev1.ResourceQuotaScopeNotBestEffort},
@@ -205,7 +256,8 @@ func validateScopes(scopes []corev1.ResourceQuotaScope, at *field.Path) field.Er
 	return errs
 }
 
-func validateScopeSelector(s *corev1.ScopeSelector, at *field.Path) field.ErrorList {
+func validateScopeSelector(spec *corev1.ResourceQuotaSpec, at *field.Path) field.ErrorList {
+	s := spec.ScopeSelector
 	if s == nil {
 		return nil
 	}
@@ -215,9 +267,10 @@ func validateScopeSelector(s *corev1.ScopeSelector, at *field.Path) field.ErrorL
 		if !slices.Contains(quotaScopes, r.ScopeName) {
 			errs = append(errs, field.Invalid(at.Child("scopeName"), r.ScopeName, "unsupported scope"))
 		}
+		errs = append(errs, unscoped(spec, r.ScopeName, s, at)...)
 		named := r.ScopeName == corev1.ResourceQuotaScopePriorityClass || r.ScopeName == corev1.ResourceQuotaScopeVolumeAttributesClass
-		if !named && len(errs) == 0 && r.Operator != corev1.ScopeSelectorOpExists {
-			errs = append(errs, field.Invalid(at.Child("operator"), r.Operator, "must be 'Exist' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity"))
+		if !named && slices.Contains(quotaScopes, r.ScopeName) && r.Operator != corev1.ScopeSelectorOpExists {
+			errs = append(errs, field.Invalid(at.Child("operator"), r.Operator, "must be 'Exists' when scope is any of ResourceQuotaScopeTerminating, ResourceQuotaScopeNotTerminating, ResourceQuotaScopeBestEffort, ResourceQuotaScopeNotBestEffort or ResourceQuotaScopeCrossNamespacePodAffinity"))
 		}
 		switch r.Operator {
 		case corev1.ScopeSelectorOpIn, corev1.ScopeSelectorOpNotIn:

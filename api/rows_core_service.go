@@ -16,7 +16,7 @@ func serviceRow() *Resource {
 		GroupVersion: corev1.SchemeGroupVersion, Plural: "services", Short: []string{"svc"}, Categories: []string{"all"}, Namespaced: true,
 		List:     &corev1.ServiceList{},
 		Warnings: warnService,
-		Name:     dns1035Label,
+		Name:     dnsLabel,
 		Status:   true,
 
 		Default:        defaultService,
@@ -92,7 +92,8 @@ func endpointsRow() *Resource {
 		Cells: func(e *corev1.Endpoints, now time.Time) []any {
 			return []any{e.Name, endpointsCell(e), age(e, now)}
 		},
-		Warnings: warnEndpoints,
+		Deprecated: "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
+		Warnings:   warnEndpoints,
 	}.row()
 }
 

@@ -2,6 +2,7 @@ package api
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -276,6 +277,9 @@ func validatePersistentVolumeUpdate(v, old *corev1.PersistentVolume) field.Error
 	if !equality.Semantic.DeepEqual(withoutSecrets(v), withoutSecrets(old)) {
 		errs = append(errs, field.Forbidden(specPath.Child("persistentvolumesource"), "spec.persistentvolumesource is immutable after creation"))
 	}
+	if old.Spec.VolumeAttributesClassName != nil && v.Spec.VolumeAttributesClassName == nil {
+		errs = append(errs, field.Forbidden(specPath.Child("volumeAttributesClassName"), "update from non-nil value to nil is forbidden"))
+	}
 	// These two are published without "spec".
 	errs = append(errs, immutable(v.Spec.VolumeMode, old.Spec.VolumeMode, field.NewPath("volumeMode"))...)
 	if old.Spec.NodeAffinity != nil {
@@ -305,6 +309,9 @@ func claimRow() *Resource {
 		PrepareCreate:  prepareClaim,
 		Validate:       func(c *corev1.PersistentVolumeClaim) field.ErrorList { return validateClaimSpec(&c.Spec, specPath) },
 		ValidateUpdate: validateClaimUpdate,
+		PrepareUpdate:  prepareClaimUpdate,
+		PrepareStatus:  func(c, _ *corev1.PersistentVolumeClaim) { c.Status.HealthStatus = nil }, // CSIVolumeHealth
+		ValidateStatus: validateVolumeClaimStatus,
 		Columns: columns(nameColumn,
 			column("Status", "string", corev1.PersistentVolumeClaimStatus{}.SwaggerDoc()["phase"]),
 			column("Volume", "string", doc["volumeName"]),
@@ -327,18 +334,100 @@ func claimRow() *Resource {
 // fields whatever is neither a claim nor a snapshot.
 func prepareClaim(c *corev1.PersistentVolumeClaim) {
 	c.Status.Phase = corev1.ClaimPending
+	dropSources(c)
+	mirrorSources(c)
+}
+
+// dropSources: a source in another namespace is off in Kubernetes, and of a source
+// that the older field cannot name nothing is kept.
+func dropSources(c *corev1.PersistentVolumeClaim) {
 	s := &c.Spec
 	if r := s.DataSourceRef; r != nil && deref(r.Namespace, "") != "" {
 		s.DataSourceRef = nil
 	}
-	d := s.DataSource
-	if d == nil || s.DataSourceRef != nil {
-		return
-	}
-	group := deref(d.APIGroup, "")
-	if !(group == "" && d.Kind == "PersistentVolumeClaim") && !(group == "snapshot.storage.k8s.io" && d.Kind == "VolumeSnapshot") {
+	if d := s.DataSource; d != nil && s.DataSourceRef == nil && !isKnownSource(d) {
 		s.DataSource = nil
 	}
+}
+
+// mirrorSources lets the two fields for a source say the same.
+func mirrorSources(c *corev1.PersistentVolumeClaim) {
+	switch d, r := c.Spec.DataSource, c.Spec.DataSourceRef; {
+	case d != nil && r == nil:
+		c.Spec.DataSourceRef = &corev1.TypedObjectReference{APIGroup: d.APIGroup, Kind: d.Kind, Name: d.Name}
+	case r != nil && d == nil && deref(r.Namespace, "") == "":
+		c.Spec.DataSource = &corev1.TypedLocalObjectReference{APIGroup: r.APIGroup, Kind: r.Kind, Name: r.Name}
+	}
+}
+
+// isKnownSource tells what the older of the two fields can name.
+func isKnownSource(d *corev1.TypedLocalObjectReference) bool {
+	switch deref(d.APIGroup, "") {
+	case "":
+		return d.Kind == "PersistentVolumeClaim"
+	case "snapshot.storage.k8s.io":
+		return d.Kind == "VolumeSnapshot"
+	}
+	return false
+}
+
+// prepareClaimUpdate: what a new claim cannot have is not added later either.
+func prepareClaimUpdate(c, old *corev1.PersistentVolumeClaim) {
+	if old.Spec.DataSource == nil && old.Spec.DataSourceRef == nil {
+		dropSources(c)
+	}
+	mirrorSources(c)
+}
+
+var resizeStates = []corev1.ClaimResourceStatus{corev1.PersistentVolumeClaimControllerResizeInfeasible, corev1.PersistentVolumeClaimControllerResizeInProgress,
+	corev1.PersistentVolumeClaimNodeResizeInfeasible, corev1.PersistentVolumeClaimNodeResizeInProgress, corev1.PersistentVolumeClaimNodeResizePending}
+
+// validateVolumeClaimStatus judges how far a claim has grown (KEP 1790).
+func validateVolumeClaimStatus(c, _ *corev1.PersistentVolumeClaim) field.ErrorList {
+	errs := validateQuantities(c.Status.Capacity, statusPath.Child("capacity"))
+	at := statusPath.Child("allocatedResourceStatuses")
+	for name, state := range maps.All(c.Status.AllocatedResourceStatuses) {
+		errs = append(errs, validateClaimResource(name, at)...)
+		if !slices.Contains(resizeStates, state) {
+			errs = append(errs, field.NotSupported(at, corev1.ResourceName(name), resizeStates))
+		}
+	}
+	at = statusPath.Child("allocatedResources")
+	for _, name := range sortedNames(c.Status.AllocatedResources) {
+		if bad := validateClaimResource(name, at); len(bad) > 0 {
+			errs = append(errs, bad...)
+			continue
+		}
+		one := corev1.ResourceList{name: c.Status.AllocatedResources[name]}
+		if bad := validateQuantities(one, at); len(bad) > 0 {
+			errs = append(errs, bad...)
+		} else {
+			errs = append(errs, validateAmount(corev1.ResourceStorage, one[name], at.Key(string(name)))...)
+		}
+	}
+	return errs
+}
+
+func validateQuantities(list corev1.ResourceList, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for _, name := range sortedNames(list) {
+		if q := list[name]; q.Value() < 0 {
+			errs = append(errs, field.Invalid(at.Key(string(name)), q.Value(), "must be a valid resource quantity"))
+		}
+	}
+	return errs
+}
+
+// validateClaimResource: of Kubernetes' own resources a claim has storage.
+func validateClaimResource(name corev1.ResourceName, at *field.Path) field.ErrorList {
+	if errs := invalidEach(string(name), at, validation.IsQualifiedName(string(name))); len(errs) > 0 {
+		return errs
+	}
+	own := !strings.Contains(string(name), "/") || strings.Contains(string(name), corev1.ResourceDefaultNamespacePrefix)
+	if own && name != corev1.ResourceStorage {
+		return field.ErrorList{field.NotSupported(at, name, []corev1.ResourceName{corev1.ResourceStorage})}
+	}
+	return nil
 }
 
 func defaultClaim(c *corev1.PersistentVolumeClaim) {
@@ -346,12 +435,6 @@ func defaultClaim(c *corev1.PersistentVolumeClaim) {
 	unset(&c.Spec.VolumeMode, corev1.PersistentVolumeFilesystem)
 	roundUp(c.Spec.Resources.Requests)
 	roundUp(c.Spec.Resources.Limits)
-	switch d, r := c.Spec.DataSource, c.Spec.DataSourceRef; {
-	case d != nil && r == nil:
-		c.Spec.DataSourceRef = &corev1.TypedObjectReference{APIGroup: d.APIGroup, Kind: d.Kind, Name: d.Name}
-	case r != nil && d == nil && deref(r.Namespace, "") == "":
-		c.Spec.DataSource = &corev1.TypedLocalObjectReference{APIGroup: r.APIGroup, Kind: r.Kind, Name: r.Name}
-	}
 }
 
 func claimCells(c *corev1.PersistentVolumeClaim, now time.Time) []any {

@@ -36,6 +36,7 @@ func endpointSliceRow() *Resource {
 		Warnings:      warnEndpointSlice,
 		Generation:    true,
 		Default:       defaultEndpointSlice,
+		PrepareCreate: dropTopology,
 		PrepareUpdate: prepareEndpointSliceUpdate,
 		Validate:      validateEndpointSlice,
 		ValidateUpdate: func(s, old *discoveryv1.EndpointSlice) field.ErrorList {
@@ -66,9 +67,19 @@ func defaultEndpointSlice(s *discoveryv1.EndpointSlice) {
 	}
 }
 
+// dropTopology: this version shows what was written by another, and takes none.
+func dropTopology(s *discoveryv1.EndpointSlice) {
+	for i := range s.Endpoints {
+		s.Endpoints[i].DeprecatedTopology = nil
+	}
+}
+
 // prepareEndpointSliceUpdate counts a change of labels as a generation too:
 // they say which Service the slice belongs to.
 func prepareEndpointSliceUpdate(s, old *discoveryv1.EndpointSlice) {
+	if !equality.Semantic.DeepEqual(s.Endpoints, old.Endpoints) {
+		dropTopology(s)
+	}
 	if !equality.Semantic.DeepEqual(s.Labels, old.Labels) {
 		s.Generation = old.Generation + 1
 	}
@@ -120,9 +131,9 @@ func validateSliceAddresses(addresses []string, typ discoveryv1.AddressType, at 
 	for i, a := range addresses {
 		switch typ {
 		case discoveryv1.AddressTypeIPv4:
-			errs = append(errs, validateEndpointAddress(a, false, at.Index(i))...)
+			errs = append(errs, validateEndpointAddress(a, false, at, i)...)
 		case discoveryv1.AddressTypeIPv6:
-			errs = append(errs, validateEndpointAddress(a, true, at.Index(i))...)
+			errs = append(errs, validateEndpointAddress(a, true, at, i)...)
 		case discoveryv1.AddressTypeFQDN:
 			errs = append(errs, validation.IsFullyQualifiedDomainName(at.Index(i), a)...)
 		}
@@ -137,7 +148,9 @@ func validateHints(h *discoveryv1.EndpointHints, at *field.Path) field.ErrorList
 	} else {
 		seen := map[string]bool{}
 		for i, z := range h.ForZones {
-			errs = append(errs, validateHint(z.Name, seen, zones.Index(i).Child("name"), metavalidation.ValidateLabelName)...)
+			errs = append(errs, validateHint(z.Name, seen, zones.Index(i).Child("name"), func(s string, p *field.Path) field.ErrorList {
+				return invalidEach(s, p, validation.IsValidLabelValue(s))
+			})...)
 		}
 	}
 	if nodes := at.Child("forNodes"); len(h.ForNodes) > maxSliceHints {
@@ -155,7 +168,7 @@ func validateHints(h *discoveryv1.EndpointHints, at *field.Path) field.ErrorList
 
 func validateHint(name string, seen map[string]bool, at *field.Path, form func(string, *field.Path) field.ErrorList) field.ErrorList {
 	if seen[name] {
-		return field.ErrorList{field.Duplicate(at, name)}
+		return append(form(name, at), field.Duplicate(at, name))
 	}
 	seen[name] = true
 	return form(name, at)

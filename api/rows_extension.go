@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
@@ -37,10 +38,15 @@ func customResourceDefinitionRow() *Resource {
 		},
 		Deleting: closeDefinition,
 		Warnings: definitionWarnings,
-		Columns:  columns(nameColumn, createdAtColumn),
-		Cells: func(c *apiextensionsv1.CustomResourceDefinition, _ time.Time) []any {
-			return createdAtCells(c)
-		},
+		Columns: columns(nameColumn,
+			column("Scope", "string", "Cluster/Namespaced"),
+			column("Versions", "string", "Served versions"),
+			createdAtColumn,
+			wideColumn("Group", "string", "API group"),
+			wideColumn("Kind", "string", "CustomResource kind"),
+			wideColumn("ShortNames", "string", "Short names"),
+			wideColumn("Established", "boolean", "Established status")),
+		Cells: definitionCells,
 	}.row()
 	// The published validation judges metadata, and updates as a whole.
 	row.Validate = func(obj Object) field.ErrorList {
@@ -56,6 +62,24 @@ func customResourceDefinitionRow() *Resource {
 		return withInternals(obj.(*apiextensionsv1.CustomResourceDefinition), old.(*apiextensionsv1.CustomResourceDefinition), crdvalidation.ValidateUpdateCustomResourceDefinitionStatus)
 	}
 	return row
+}
+
+func definitionCells(c *apiextensionsv1.CustomResourceDefinition, _ time.Time) []any {
+	var versions []string
+	for _, v := range c.Spec.Versions {
+		switch {
+		case v.Served && v.Storage:
+			versions = append(versions, v.Name+"(storage)")
+		case v.Served:
+			versions = append(versions, v.Name)
+		}
+	}
+	slices.Sort(versions)
+	established := slices.ContainsFunc(c.Status.Conditions, func(d apiextensionsv1.CustomResourceDefinitionCondition) bool {
+		return d.Type == apiextensionsv1.Established && d.Status == apiextensionsv1.ConditionTrue
+	})
+	return []any{c.Name, string(c.Spec.Scope), strings.Join(versions, ","), c.CreationTimestamp.UTC().Format(time.RFC3339),
+		c.Spec.Group, c.Spec.Names.Kind, strings.Join(c.Spec.Names.ShortNames, ","), established}
 }
 
 // closeDefinition holds a definition that is deleted until its instances are

@@ -2,6 +2,7 @@ package api
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -22,8 +23,13 @@ func flowSchemaRow() *Resource {
 		List:   &flowcontrolv1.FlowSchemaList{},
 		Status: true, Generation: true,
 		PrepareStatus: func(s, old *flowcontrolv1.FlowSchema) { metav1.ResetObjectMetaForStatus(s, old) },
-		Default:       func(s *flowcontrolv1.FlowSchema) { empty(&s.Spec.MatchingPrecedence, 1000) },
-		Validate:      validateFlowSchema,
+		ValidateStatus: func(s, _ *flowcontrolv1.FlowSchema) field.ErrorList {
+			return each(s.Status.Conditions, statusPath.Child("conditions"), func(c *flowcontrolv1.FlowSchemaCondition, at *field.Path) field.ErrorList {
+				return required(c.Type, at.Child("type"))
+			})
+		},
+		Default:  func(s *flowcontrolv1.FlowSchema) { empty(&s.Spec.MatchingPrecedence, 1000) },
+		Validate: validateFlowSchema,
 		Columns: columns(nameColumn,
 			column("PriorityLevel", "string", flowcontrolv1.PriorityLevelConfigurationReference{}.SwaggerDoc()["name"]),
 			column("MatchingPrecedence", "string", spec["matchingPrecedence"]),
@@ -123,6 +129,9 @@ func aloneIfAll(list []string, at *field.Path, message string) field.ErrorList {
 // flowURLs: paths begin with a slash, have no empty segment, and may end in "/*".
 func flowURLs(urls []string, at *field.Path) field.ErrorList {
 	errs := aloneIfAll(urls, at, "if '*' is present, must not specify other non-resource URLs")
+	if len(errs) > 0 {
+		return errs
+	}
 	for i, u := range urls {
 		if u == "*" {
 			continue
@@ -204,8 +213,13 @@ func priorityLevelRow() *Resource {
 		List:   &flowcontrolv1.PriorityLevelConfigurationList{},
 		Status: true, Generation: true,
 		PrepareStatus: func(p, old *flowcontrolv1.PriorityLevelConfiguration) { metav1.ResetObjectMetaForStatus(p, old) },
-		Default:       defaultPriorityLevel,
-		Validate:      validatePriorityLevel,
+		ValidateStatus: func(p, _ *flowcontrolv1.PriorityLevelConfiguration) field.ErrorList {
+			return each(p.Status.Conditions, statusPath.Child("conditions"), func(c *flowcontrolv1.PriorityLevelConfigurationCondition, at *field.Path) field.ErrorList {
+				return required(c.Type, at.Child("type"))
+			})
+		},
+		Default:  defaultPriorityLevel,
+		Validate: validatePriorityLevel,
 		Columns: columns(nameColumn,
 			column("Type", "string", spec["type"]),
 			column("NominalConcurrencyShares", "string", limited["nominalConcurrencyShares"]),
@@ -244,6 +258,10 @@ func defaultPriorityLevel(p *flowcontrolv1.PriorityLevelConfiguration) {
 
 func validatePriorityLevel(p *flowcontrolv1.PriorityLevelConfiguration) field.ErrorList {
 	s := &p.Spec
+	if s.Limited != nil && s.Type != flowcontrolv1.PriorityLevelEnablementLimited && s.Type != flowcontrolv1.PriorityLevelEnablementExempt {
+		return append(requiredOneOf(s.Type, specPath.Child("type"), flowcontrolv1.PriorityLevelEnablementExempt, flowcontrolv1.PriorityLevelEnablementLimited),
+			field.Forbidden(specPath.Child("limited"), "must be nil if the type is not Limited"))
+	}
 	switch s.Type {
 	case flowcontrolv1.PriorityLevelEnablementExempt:
 		if s.Limited != nil {
@@ -281,7 +299,11 @@ func validateLimitResponse(r *flowcontrolv1.LimitResponse, at *field.Path) field
 		return nil
 	case flowcontrolv1.LimitResponseTypeQueue:
 	default:
-		return requiredOneOf(r.Type, at.Child("type"), flowcontrolv1.LimitResponseTypeQueue, flowcontrolv1.LimitResponseTypeReject)
+		errs := requiredOneOf(r.Type, at.Child("type"), flowcontrolv1.LimitResponseTypeQueue, flowcontrolv1.LimitResponseTypeReject)
+		if r.Queuing != nil {
+			errs = append(errs, field.Forbidden(at.Child("queuing"), "must be nil if limited.limitResponse.type is not Limited"))
+		}
+		return errs
 	}
 	q := r.Queuing
 	if q == nil {
@@ -300,8 +322,18 @@ func validateLimitResponse(r *flowcontrolv1.LimitResponse, at *field.Path) field
 	if q.Queues > 10_000_000 {
 		errs = append(errs, field.Invalid(at.Child("queues"), q.Queues, "must not be greater than 10000000"))
 	}
-	if q.HandSize > q.Queues {
+	if bits := entropyBits(q.Queues, q.HandSize); q.HandSize > q.Queues {
 		errs = append(errs, field.Invalid(at.Child("handSize"), q.HandSize, fmt.Sprintf("should not be greater than queues (%d)", q.Queues)))
+	} else if bits > maxHashBits {
+		errs = append(errs, field.Invalid(at.Child("handSize"), q.HandSize,
+			fmt.Sprintf("required entropy bits of deckSize %d and handSize %d should not be greater than %d", q.Queues, q.HandSize, maxHashBits)))
 	}
 	return errs
+}
+
+const maxHashBits = 60 // what is left of a flow's hash to deal queues by
+
+// entropyBits is how much of a hash dealing a hand of a deck takes.
+func entropyBits(deck, hand int32) int {
+	return int(math.Ceil(math.Log2(float64(deck)) * float64(hand)))
 }

@@ -66,8 +66,12 @@ func checkJudged(t *testing.T, cases []judged) {
 	t.Helper()
 	for _, c := range cases {
 		r, obj := read(t, c.text)
-		if got := told(r.Validate(obj)); !slices.Equal(got, c.want) {
-			t.Errorf("%s\ngot  %q\nwant %q\n%v", c.text, got, c.want, r.Validate(obj).ToAggregate())
+		errs := r.Validate(obj)
+		if r.ValidateNew != nil {
+			errs = append(errs, r.ValidateNew(obj)...)
+		}
+		if got := told(errs); !slices.Equal(got, c.want) {
+			t.Errorf("%s\ngot  %q\nwant %q\n%v", c.text, got, c.want, errs.ToAggregate())
 		}
 	}
 }

@@ -2,7 +2,6 @@ package api
 
 import (
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -10,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
@@ -175,14 +175,11 @@ func ipAddressRow() *Resource {
 // ipAddressName: an IPAddress is named after the address, in its one canonical
 // form, so that no address can be claimed twice.
 func ipAddressName(name string, _ bool) []string {
-	addr, err := netip.ParseAddr(name)
-	switch {
-	case err != nil:
-		return []string{err.Error()}
-	case addr.String() != name:
-		return []string{"must be a canonical format IP address"}
+	var out []string
+	for _, err := range validation.IsValidIP(nil, name) {
+		out = append(out, err.Detail)
 	}
-	return nil
+	return out
 }
 
 func serviceCIDRRow() *Resource {
@@ -190,7 +187,7 @@ func serviceCIDRRow() *Resource {
 		GroupVersion: networkingv1.SchemeGroupVersion, Plural: "servicecidrs",
 		List:   &networkingv1.ServiceCIDRList{},
 		Status: true,
-		Validate: func(s *networkingv1.ServiceCIDR) field.ErrorList {
+		ValidateNew: func(s *networkingv1.ServiceCIDR) field.ErrorList {
 			return validateServiceCIDRs(s.Spec.CIDRs, specPath.Child("cidrs"))
 		},
 		PrepareStatus: func(s, old *networkingv1.ServiceCIDR) { metav1.ResetObjectMetaForStatus(s, old) },

@@ -2,14 +2,15 @@ package api
 
 import (
 	"net/netip"
-	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	netutils "k8s.io/utils/net"
 )
 
 func validateNetworkPolicy(p *networkingv1.NetworkPolicy) field.ErrorList {
@@ -142,7 +143,7 @@ func hostName(host string) []string {
 func validateIngressRule(r *networkingv1.IngressRule, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	if r.Host != "" {
-		if _, err := netip.ParseAddr(r.Host); err == nil {
+		if netutils.ParseIPSloppy(r.Host) != nil {
 			errs = append(errs, field.Invalid(at.Child("host"), r.Host, "must be a DNS name, not an IP address"))
 		}
 		errs = append(errs, invalidEach(r.Host, at.Child("host"), hostName(r.Host))...)
@@ -239,9 +240,10 @@ func validateIngressClass(c *networkingv1.IngressClass) field.ErrorList {
 	switch {
 	case c.Spec.Controller == "":
 		errs = append(errs, field.Required(at, ""))
-	case len(c.Spec.Controller) > 250:
-		errs = append(errs, field.TooLong(at, "", 250))
 	default:
+		if len(c.Spec.Controller) > 250 {
+			errs = append(errs, field.TooLong(at, "", 250))
+		}
 		errs = append(errs, validation.IsDomainPrefixedPath(at, c.Spec.Controller)...)
 	}
 	p := c.Spec.Parameters
@@ -281,13 +283,13 @@ func validateServiceCIDRs(cidrs []string, at *field.Path) field.ErrorList {
 		return field.ErrorList{field.Required(at, "at least one CIDR required")}
 	case 1, 2:
 	default:
-		return field.ErrorList{field.Invalid(at, cidrs, "must be at most two")}
+		return field.ErrorList{field.Invalid(at, cidrs, "may only hold up to 2 values")}
 	}
 	var errs field.ErrorList
 	for i, c := range cidrs {
 		errs = append(errs, validation.IsValidCIDR(at.Index(i), c)...)
 	}
-	if len(cidrs) == 2 && len(errs) == 0 && netip.MustParsePrefix(cidrs[0]).Addr().Is4() == netip.MustParsePrefix(cidrs[1]).Addr().Is4() {
+	if family := netutils.IPFamilyOfCIDRString(cidrs[0]); len(cidrs) == 2 && family != netutils.IPFamilyUnknown && family == netutils.IPFamilyOfCIDRString(cidrs[1]) {
 		errs = append(errs, field.Invalid(at, cidrs, "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64"))
 	}
 	return errs
@@ -295,8 +297,18 @@ func validateServiceCIDRs(cidrs []string, at *field.Path) field.ErrorList {
 
 // validateServiceCIDRsUpdate: a second family may be added, nothing changed.
 func validateServiceCIDRsUpdate(now, before []string, at *field.Path) field.ErrorList {
-	if len(now) < len(before) || !slices.Equal(now[:len(before)], before) {
-		return field.ErrorList{field.Invalid(at, now, "field is immutable, except for adding a CIDR of the other family")}
+	grows := len(before) == 1 && len(now) == 2
+	if len(now) != len(before) && !grows {
+		return field.ErrorList{field.Invalid(at, now, apivalidation.FieldImmutableErrorMsg)}
 	}
-	return validateServiceCIDRs(now, at)
+	var errs field.ErrorList
+	for i := range before {
+		if now[i] != before[i] {
+			errs = append(errs, field.Invalid(at.Index(i), now[i], apivalidation.FieldImmutableErrorMsg))
+		}
+	}
+	if grows {
+		errs = append(errs, validateServiceCIDRs(now, at)...)
+	}
+	return errs
 }

@@ -18,6 +18,7 @@ func podDisruptionBudgetRow() *Resource {
 	return kind[*policyv1.PodDisruptionBudget]{
 		GroupVersion: policyv1.SchemeGroupVersion, Plural: "poddisruptionbudgets", Short: []string{"pdb"}, Namespaced: true,
 		List:           &policyv1.PodDisruptionBudgetList{},
+		Name:           pathSegment,
 		FreeFinalizers: true,
 		Status:         true, Generation: true,
 		Validate:       validatePodDisruptionBudget,

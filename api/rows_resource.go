@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -351,7 +352,13 @@ func storageVersionMigrationRow() *Resource {
 		Status:        true,
 		PrepareStatus: func(m, old *storagemigrationv1.StorageVersionMigration) { metav1.ResetObjectMetaForStatus(m, old) },
 		ValidateStatus: func(m, _ *storagemigrationv1.StorageVersionMigration) field.ErrorList {
-			return metavalidation.ValidateConditions(m.Status.Conditions, statusPath.Child("conditions"))
+			errs := metavalidation.ValidateConditions(m.Status.Conditions, statusPath.Child("conditions"))
+			if v := m.Status.ResourceVersion; v != "" {
+				if _, err := resourceversion.CompareResourceVersion(v, v); err != nil {
+					errs = append(errs, field.Invalid(statusPath.Child("resourceVersion"), v, err.Error()))
+				}
+			}
+			return errs
 		},
 		Validate: func(m *storagemigrationv1.StorageVersionMigration) field.ErrorList {
 			at := specPath.Child("resource")

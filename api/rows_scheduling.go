@@ -2,12 +2,14 @@ package api
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -39,6 +41,7 @@ func priorityClassRow() *Resource {
 		},
 		PrepareCreate:  func(c *schedulingv1.PriorityClass) { c.Generation = 1 },
 		Validate:       validatePriorityClass,
+		ValidateNew:    validateNewPriorityClass,
 		ValidateUpdate: validatePriorityClassUpdate,
 		Columns: columns(nameColumn,
 			column("Value", "integer", doc["value"]),
@@ -58,10 +61,14 @@ func validatePriorityClass(c *schedulingv1.PriorityClass) field.ErrorList {
 	} else if c.Value > HighestUserPriority {
 		errs = append(errs, field.Forbidden(field.NewPath("value"), maxUserPriorityMessage))
 	}
-	if p := c.PreemptionPolicy; p != nil {
-		errs = append(errs, oneOf(*p, field.NewPath("preemptionPolicy"), corev1.PreemptLowerPriority, corev1.PreemptNever)...)
-	}
 	return errs
+}
+
+func validateNewPriorityClass(c *schedulingv1.PriorityClass) field.ErrorList {
+	if p := c.PreemptionPolicy; p != nil {
+		return oneOf(*p, field.NewPath("preemptionPolicy"), corev1.PreemptLowerPriority, corev1.PreemptNever)
+	}
+	return nil
 }
 
 func validateSystemPriority(c *schedulingv1.PriorityClass) field.ErrorList {
@@ -120,6 +127,11 @@ func validateRuntimeClass(c *nodev1.RuntimeClass) field.ErrorList {
 		at := field.NewPath("scheduling")
 		errs = append(errs, metavalidation.ValidateLabels(s.NodeSelector, at.Child("nodeSelector"))...)
 		errs = append(errs, each(s.Tolerations, at.Child("tolerations"), validateToleration)...)
+		for i, t := range s.Tolerations {
+			if slices.ContainsFunc(s.Tolerations[:i], func(o corev1.Toleration) bool { return equality.Semantic.DeepEqual(o, t) }) {
+				errs = append(errs, field.Duplicate(at.Child("tolerations").Index(i), ""))
+			}
+		}
 	}
 	return errs
 }

@@ -138,6 +138,9 @@ func volumeAttributesClassRow() *Resource {
 			if len(c.Parameters) == 0 {
 				errs = append(errs, field.Required(field.NewPath("parameters"), "must contain at least one key/value pair"))
 			}
+			if _, nameless := c.Parameters[""]; nameless {
+				errs = append(errs, field.Invalid(field.NewPath("parameters"), "", "field can not be empty."))
+			}
 			return errs
 		},
 		ValidateUpdate: func(c, old *storagev1.VolumeAttributesClass) field.ErrorList {
@@ -165,9 +168,10 @@ func volumeAttachmentRow() *Resource {
 	spec := storagev1.VolumeAttachmentSpec{}.SwaggerDoc()
 	return kind[*storagev1.VolumeAttachment]{
 		GroupVersion: storagev1.SchemeGroupVersion, Plural: "volumeattachments",
-		List:     &storagev1.VolumeAttachmentList{},
-		Status:   true,
-		Validate: validateVolumeAttachment,
+		List:          &storagev1.VolumeAttachmentList{},
+		Status:        true,
+		Validate:      validateVolumeAttachment,
+		PrepareStatus: func(a, old *storagev1.VolumeAttachment) { keepMeta(a, old) },
 		ValidateUpdate: func(a, old *storagev1.VolumeAttachment) field.ErrorList {
 			return immutable(a.Spec, old.Spec, specPath)
 		},
@@ -205,8 +209,10 @@ func csiDriverRow() *Resource {
 		List:       &storagev1.CSIDriverList{},
 		Warnings:   warnDriver,
 		Generation: true,
-		Default:    defaultCSIDriver,
-		Validate:   validateCSIDriver,
+		// Of this kind upstream counts changes, from 0.
+		PrepareCreate: func(d *storagev1.CSIDriver) { d.Generation = 0 },
+		Default:       defaultCSIDriver,
+		Validate:      validateCSIDriver,
 		ValidateUpdate: func(d, old *storagev1.CSIDriver) field.ErrorList {
 			errs := immutable(d.Spec.AttachRequired, old.Spec.AttachRequired, specPath.Child("attachedRequired"))
 			return append(errs, immutable(d.Spec.VolumeLifecycleModes, old.Spec.VolumeLifecycleModes, specPath.Child("volumeLifecycleModes"))...)
@@ -248,13 +254,11 @@ func defaultCSIDriver(d *storagev1.CSIDriver) {
 	}
 	unset(&s.RequiresRepublish, false)
 	unset(&s.SELinuxMount, false)
+	unset(&s.PreventPodSchedulingIfMissing, false)
 }
 
 func validateCSIDriver(d *storagev1.CSIDriver) field.ErrorList {
 	var errs field.ErrorList
-	if len(d.Name) > 63 {
-		errs = append(errs, field.TooLong(metaPath.Child("name"), "", 63))
-	}
 	if p := d.Spec.FSGroupPolicy; p != nil {
 		errs = append(errs, oneOf(*p, specPath.Child("fsGroupPolicy"),
 			storagev1.FileFSGroupPolicy, storagev1.NoneFSGroupPolicy, storagev1.ReadWriteOnceWithFSTypeFSGroupPolicy)...)
@@ -270,6 +274,7 @@ func validateCSIDriver(d *storagev1.CSIDriver) field.ErrorList {
 		at := specPath.Child("tokenRequests").Index(i)
 		if seen[t.Audience] {
 			errs = append(errs, field.Duplicate(at.Child("audience"), t.Audience))
+			continue
 		}
 		seen[t.Audience] = true
 		if s := t.ExpirationSeconds; s != nil && *s < 600 {
@@ -346,7 +351,6 @@ func validateCSINode(n *storagev1.CSINode) field.ErrorList {
 }
 
 func csiStorageCapacityRow() *Resource {
-	doc := storagev1.CSIStorageCapacity{}.SwaggerDoc()
 	return kind[*storagev1.CSIStorageCapacity]{
 		GroupVersion: storagev1.SchemeGroupVersion, Plural: "csistoragecapacities", Namespaced: true,
 		List:     &storagev1.CSIStorageCapacityList{},
@@ -365,15 +369,8 @@ func csiStorageCapacityRow() *Resource {
 			errs := immutable(c.NodeTopology, old.NodeTopology, field.NewPath("nodeTopology"))
 			return append(errs, immutable(c.StorageClassName, old.StorageClassName, field.NewPath("storageClassName"))...)
 		},
-		Columns: columns(nameColumn,
-			column("StorageClassName", "string", doc["storageClassName"]),
-			column("Capacity", "string", doc["capacity"])),
-		Cells: func(c *storagev1.CSIStorageCapacity, _ time.Time) []any {
-			capacity := "<unset>"
-			if c.Capacity != nil {
-				capacity = c.Capacity.String()
-			}
-			return []any{c.Name, c.StorageClassName, capacity}
-		},
+		// Kubernetes has columns for this kind and does not show them.
+		Columns: columns(nameColumn, createdAtColumn),
+		Cells:   func(c *storagev1.CSIStorageCapacity, _ time.Time) []any { return createdAtCells(c) },
 	}.row()
 }

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"net/netip"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -37,8 +36,13 @@ func defaultService(s *corev1.Service) {
 		unset(&p.InternalTrafficPolicy, corev1.ServiceInternalTrafficPolicyCluster)
 	}
 	if p.Type == corev1.ServiceTypeLoadBalancer {
-		unset(&p.AllocateLoadBalancerNodePorts, true)
+		defaultBalanced(s)
 	}
+}
+
+// defaultBalanced fills what only a Service of type LoadBalancer has.
+func defaultBalanced(s *corev1.Service) {
+	unset(&s.Spec.AllocateLoadBalancerNodePorts, true)
 	for i := range s.Status.LoadBalancer.Ingress {
 		if in := &s.Status.LoadBalancer.Ingress[i]; in.IP != "" {
 			unset(&in.IPMode, corev1.LoadBalancerIPModeVIP)
@@ -66,7 +70,7 @@ func NeedsClusterIP(s *corev1.Service) bool {
 
 // isHeadless tells a Service that has no address of its own.
 func isHeadless(s *corev1.Service) bool {
-	return s.Spec.ClusterIP == corev1.ClusterIPNone || slices.Equal(s.Spec.ClusterIPs, []string{corev1.ClusterIPNone})
+	return len(s.Spec.ClusterIPs) == 1 && s.Spec.ClusterIPs[0] == corev1.ClusterIPNone
 }
 
 // NeedsNodePorts tells whether each port of a Service gets a port on every
@@ -92,51 +96,6 @@ func NeedsHealthCheckPort(s *corev1.Service) bool {
 	return s.Spec.Type == corev1.ServiceTypeLoadBalancer && s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
 }
 
-// DefaultFamilies fills ipFamilyPolicy and ipFamilies for a cluster that has
-// the given families, its primary first (KEP 563).
-func DefaultFamilies(s *corev1.Service, cluster []corev1.IPFamily) {
-	p := &s.Spec
-	if p.Type == corev1.ServiceTypeExternalName || len(cluster) == 0 {
-		return
-	}
-	if isHeadless(s) && len(p.Selector) == 0 {
-		// Nobody knows what addresses its endpoints will have.
-		unset(&p.IPFamilyPolicy, corev1.IPFamilyPolicyRequireDualStack)
-		cluster = []corev1.IPFamily{cluster[0], otherFamily(cluster[0])}
-	}
-	if p.IPFamilyPolicy == nil {
-		p.IPFamilyPolicy = ptr.To(corev1.IPFamilyPolicySingleStack)
-		if len(p.ClusterIPs) == 2 || len(p.IPFamilies) == 2 {
-			p.IPFamilyPolicy = ptr.To(corev1.IPFamilyPolicyRequireDualStack)
-		}
-	}
-	for _, ip := range p.ClusterIPs[min(len(p.IPFamilies), len(p.ClusterIPs)):] {
-		if a, err := netip.ParseAddr(ip); err == nil {
-			p.IPFamilies = append(p.IPFamilies, familyOf(a))
-		}
-	}
-	if len(p.IPFamilies) == 0 {
-		p.IPFamilies = []corev1.IPFamily{cluster[0]}
-	}
-	if *p.IPFamilyPolicy != corev1.IPFamilyPolicySingleStack && len(p.IPFamilies) == 1 && len(cluster) == 2 {
-		p.IPFamilies = append(p.IPFamilies, otherFamily(p.IPFamilies[0]))
-	}
-}
-
-func familyOf(a netip.Addr) corev1.IPFamily {
-	if a.Is4() {
-		return corev1.IPv4Protocol
-	}
-	return corev1.IPv6Protocol
-}
-
-func otherFamily(f corev1.IPFamily) corev1.IPFamily {
-	if f == corev1.IPv4Protocol {
-		return corev1.IPv6Protocol
-	}
-	return corev1.IPv4Protocol
-}
-
 // normaliseClusterIPs lets a client that knows only clusterIP write a new
 // Service.
 func normaliseClusterIPs(s *corev1.Service) {
@@ -149,10 +108,11 @@ func normaliseClusterIPs(s *corev1.Service) {
 // write, and drops what the new type has no use for and the client did not
 // change, so that both PUT of a manifest and a change of type just work.
 func prepareServiceUpdate(s, old *corev1.Service) {
-	followClusterIP(s, old)
 	carryAllocated(s, old)
+	followClusterIP(s, old)
 	dropUnused(s, old)
-	if sameFamilies := len(s.Spec.IPFamilies) == 0 && s.Spec.Type != corev1.ServiceTypeExternalName; sameFamilies && len(s.Spec.ClusterIPs) == len(old.Spec.ClusterIPs) {
+	unknown := isHeadless(s) && len(s.Spec.Selector) > 0 // were perhaps those of endpoints that nobody selected
+	if len(s.Spec.IPFamilies) == 0 && s.Spec.Type != corev1.ServiceTypeExternalName && len(s.Spec.ClusterIPs) == len(old.Spec.ClusterIPs) && !unknown {
 		s.Spec.IPFamilies = old.Spec.IPFamilies
 	}
 	if s.Spec.IPFamilyPolicy == nil && s.Spec.Type != corev1.ServiceTypeExternalName {
@@ -163,52 +123,47 @@ func prepareServiceUpdate(s, old *corev1.Service) {
 // followClusterIP keeps clusterIPs in step where a client changed clusterIP
 // only.
 func followClusterIP(s, old *corev1.Service) {
-	sameOne := s.Spec.ClusterIP == old.Spec.ClusterIP
 	sameAll := slices.Equal(s.Spec.ClusterIPs, old.Spec.ClusterIPs)
-	switch {
+	switch sameOne := s.Spec.ClusterIP == old.Spec.ClusterIP; {
+	case sameOne && len(s.Spec.ClusterIPs) == 0:
+		s.Spec.ClusterIPs = slices.Clone(old.Spec.ClusterIPs)
 	case sameOne || !sameAll:
-	case s.Spec.ClusterIP == "":
+	case s.Spec.ClusterIP == "" && old.Spec.ClusterIP != "":
 		s.Spec.ClusterIPs = nil
-	case old.Spec.ClusterIP == "":
+	default:
 		s.Spec.ClusterIPs = []string{s.Spec.ClusterIP}
-	case len(s.Spec.ClusterIPs) > 0:
-		s.Spec.ClusterIPs = append([]string{s.Spec.ClusterIP}, s.Spec.ClusterIPs[1:]...)
-	}
-	if len(s.Spec.ClusterIPs) == 0 {
-		normaliseClusterIPs(s)
 	}
 }
 
 func carryAllocated(s, old *corev1.Service) {
-	if NeedsClusterIP(old) && NeedsClusterIP(s) && s.Spec.ClusterIP == "" && len(s.Spec.ClusterIPs) == 0 {
-		s.Spec.ClusterIP = old.Spec.ClusterIP
-		s.Spec.ClusterIPs = slices.Clone(old.Spec.ClusterIPs)
+	external := corev1.ServiceTypeExternalName
+	if s.Spec.Type != external && old.Spec.Type != external {
+		empty(&s.Spec.ClusterIP, old.Spec.ClusterIP)
+		if len(s.Spec.ClusterIPs) == 0 {
+			s.Spec.ClusterIPs = slices.Clone(old.Spec.ClusterIPs)
+		}
 	}
-	if mayHaveNodePorts(old) && NeedsNodePorts(s) {
+	if NeedsNodePorts(old) && NeedsNodePorts(s) {
 		carryNodePorts(s, old)
 	}
-	if NeedsHealthCheckPort(old) && NeedsHealthCheckPort(s) && s.Spec.HealthCheckNodePort == 0 {
-		s.Spec.HealthCheckNodePort = old.Spec.HealthCheckNodePort
+	if NeedsHealthCheckPort(old) && NeedsHealthCheckPort(s) {
+		empty(&s.Spec.HealthCheckNodePort, old.Spec.HealthCheckNodePort)
 	}
 }
 
-// carryNodePorts gives a port that names no node port the one that the same
-// port and protocol had, unless another port took it.
+// carryNodePorts gives a port that names no node port the one that the port of
+// its name had, unless another port kept it.
 func carryNodePorts(s, old *corev1.Service) {
-	type key struct {
-		protocol corev1.Protocol
-		port     int32
-	}
-	had, taken := map[key]int32{}, map[key]bool{}
+	had, before, kept := map[string]int32{}, map[int32]bool{}, map[int32]bool{}
 	for _, p := range old.Spec.Ports {
-		had[key{p.Protocol, p.Port}] = p.NodePort
+		had[p.Name], before[p.NodePort] = p.NodePort, true
 	}
 	for _, p := range s.Spec.Ports {
-		taken[key{p.Protocol, p.NodePort}] = p.NodePort != 0
+		kept[p.NodePort] = before[p.NodePort]
 	}
 	for i := range s.Spec.Ports {
 		p := &s.Spec.Ports[i]
-		if n := had[key{p.Protocol, p.Port}]; p.NodePort == 0 && !taken[key{p.Protocol, n}] {
+		if n := had[p.Name]; p.NodePort == 0 && !kept[n] {
 			p.NodePort = n
 		}
 	}

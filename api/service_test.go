@@ -2,13 +2,14 @@ package api
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/utils/ptr"
 )
 
-func TestDefaultFamilies(t *testing.T) {
+func TestSettleFamilies(t *testing.T) {
 	v4, v6 := corev1.IPv4Protocol, corev1.IPv6Protocol
 	for name, c := range map[string]struct {
 		spec    corev1.ServiceSpec
@@ -18,7 +19,7 @@ func TestDefaultFamilies(t *testing.T) {
 	}{
 		"plain":                      {corev1.ServiceSpec{}, []corev1.IPFamily{v4}, corev1.IPFamilyPolicySingleStack, []corev1.IPFamily{v4}},
 		"address of the other":       {corev1.ServiceSpec{ClusterIP: "fd00::1", ClusterIPs: []string{"fd00::1"}}, []corev1.IPFamily{v4, v6}, corev1.IPFamilyPolicySingleStack, []corev1.IPFamily{v6}},
-		"two addresses":              {corev1.ServiceSpec{ClusterIP: "fd00::1", ClusterIPs: []string{"fd00::1", "10.0.0.1"}}, []corev1.IPFamily{v4, v6}, corev1.IPFamilyPolicyRequireDualStack, []corev1.IPFamily{v6, v4}},
+		"two addresses":              {corev1.ServiceSpec{IPFamilyPolicy: ptr.To(corev1.IPFamilyPolicyRequireDualStack), ClusterIP: "fd00::1", ClusterIPs: []string{"fd00::1", "10.0.0.1"}}, []corev1.IPFamily{v4, v6}, corev1.IPFamilyPolicyRequireDualStack, []corev1.IPFamily{v6, v4}},
 		"prefers two, has two":       {corev1.ServiceSpec{IPFamilyPolicy: ptr.To(corev1.IPFamilyPolicyPreferDualStack)}, []corev1.IPFamily{v6, v4}, corev1.IPFamilyPolicyPreferDualStack, []corev1.IPFamily{v6, v4}},
 		"prefers two, has one":       {corev1.ServiceSpec{IPFamilyPolicy: ptr.To(corev1.IPFamilyPolicyPreferDualStack)}, []corev1.IPFamily{v4}, corev1.IPFamilyPolicyPreferDualStack, []corev1.IPFamily{v4}},
 		"headless":                   {corev1.ServiceSpec{ClusterIP: "None", ClusterIPs: []string{"None"}, Selector: map[string]string{"a": "b"}}, []corev1.IPFamily{v4}, corev1.IPFamilyPolicySingleStack, []corev1.IPFamily{v4}},
@@ -27,16 +28,27 @@ func TestDefaultFamilies(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := &corev1.Service{Spec: c.spec}
 			for range 2 { // and again, as an update does
-				DefaultFamilies(s, c.cluster)
-				if *s.Spec.IPFamilyPolicy != c.policy || !slices.Equal(s.Spec.IPFamilies, c.want) {
-					t.Fatalf("%s %v", *s.Spec.IPFamilyPolicy, s.Spec.IPFamilies)
+				errs := SettleFamilies(s, nil, c.cluster)
+				if len(errs) > 0 || *s.Spec.IPFamilyPolicy != c.policy || !slices.Equal(s.Spec.IPFamilies, c.want) {
+					t.Fatalf("%s %v %v", *s.Spec.IPFamilyPolicy, s.Spec.IPFamilies, errs)
 				}
 			}
 		})
 	}
 	outside := &corev1.Service{Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName}}
-	if DefaultFamilies(outside, []corev1.IPFamily{v4}); outside.Spec.IPFamilyPolicy != nil {
+	if errs := SettleFamilies(outside, nil, []corev1.IPFamily{v4}); len(errs) > 0 || outside.Spec.IPFamilyPolicy != nil {
 		t.Error("an external name got a family")
+	}
+	for want, spec := range map[string]corev1.ServiceSpec{
+		"not configured for dual-stack": {IPFamilyPolicy: ptr.To(corev1.IPFamilyPolicyRequireDualStack)},
+		"when multiple cluster IPs":     {ClusterIP: "10.0.0.1", ClusterIPs: []string{"10.0.0.1", "fd00::1"}},
+		"IPv6 is not configured":        {ClusterIP: "fd00::1", ClusterIPs: []string{"fd00::1"}},
+		"not configured on this":        {IPFamilies: []corev1.IPFamily{v6}},
+	} {
+		errs := SettleFamilies(&corev1.Service{Spec: spec}, nil, []corev1.IPFamily{v4})
+		if len(errs) == 0 || !strings.Contains(errs.ToAggregate().Error(), want) {
+			t.Errorf("%s: %v", want, errs)
+		}
 	}
 }
 

@@ -10,6 +10,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	netutils "k8s.io/utils/net"
+	"k8s.io/utils/ptr"
 )
 
 func validateService(s *corev1.Service) field.ErrorList {
@@ -23,6 +25,7 @@ func validateService(s *corev1.Service) field.ErrorList {
 		validateExternal(s, at),
 		validateBalancer(s, at),
 		validateTrafficPolicies(s, at),
+		validateServiceAnnotations(s),
 	)
 }
 
@@ -59,8 +62,8 @@ func validateServicePorts(s *corev1.Service, at *field.Path) field.ErrorList {
 		if p.NodePort == 0 {
 			return errs
 		}
-		if !mayHaveNodePorts(s) {
-			return append(errs, field.Forbidden(at.Child("nodePort"), "may not be used when `type` is '"+string(s.Spec.Type)+"'"))
+		if s.Spec.Type == corev1.ServiceTypeClusterIP {
+			errs = append(errs, field.Forbidden(at.Child("nodePort"), "may not be used when `type` is 'ClusterIP'"))
 		}
 		if k := (pair{p.Protocol, p.NodePort}); nodePorts.Has(k) {
 			errs = append(errs, field.Duplicate(at.Child("nodePort"), p.NodePort))
@@ -103,13 +106,10 @@ func validateAffinityOfSessions(p *corev1.ServiceSpec, at *field.Path) field.Err
 func validateClusterIPs(s *corev1.Service, at *field.Path) field.ErrorList {
 	ips, p := s.Spec.ClusterIPs, at.Child("clusterIPs")
 	if s.Spec.Type == corev1.ServiceTypeExternalName {
-		if len(ips) > 0 || s.Spec.ClusterIP != "" {
-			return field.ErrorList{field.Forbidden(p, "may not be set when `type` is 'ExternalName'")}
+		if len(ips) > 0 {
+			return field.ErrorList{field.Forbidden(p, "may not be set for ExternalName services")}
 		}
 		return nil
-	}
-	if isHeadless(s) && s.Spec.Type != corev1.ServiceTypeClusterIP {
-		return field.ErrorList{field.Invalid(p.Index(0), corev1.ClusterIPNone, "may not be set to 'None' for "+string(s.Spec.Type)+" services")}
 	}
 	var errs field.ErrorList
 	switch {
@@ -120,21 +120,50 @@ func validateClusterIPs(s *corev1.Service, at *field.Path) field.ErrorList {
 	case len(ips) > 0 && ips[0] != s.Spec.ClusterIP:
 		errs = append(errs, field.Invalid(p, ips, "first value must match `clusterIP`"))
 	}
-	for i, ip := range ips {
-		if ip == corev1.ClusterIPNone && len(ips) > 1 {
-			errs = append(errs, field.Invalid(p.Index(i), ip, "'None' must be the first and only value"))
-		} else if ip != corev1.ClusterIPNone {
-			errs = append(errs, validation.IsValidIP(p.Index(i), ip)...)
-		}
+	if isHeadless(s) && mayHaveNodePorts(s) {
+		errs = append(errs, field.Invalid(p.Index(0), corev1.ClusterIPNone, "may not be set to 'None' for "+string(s.Spec.Type)+" services"))
 	}
 	if len(ips) > 2 {
 		errs = append(errs, field.Invalid(p, ips, "may only hold up to 2 values"))
 	}
-	return append(errs, twoFamilies(ips, p)...)
+	if bad := validateEachClusterIP(ips, p); len(bad) > 0 {
+		return append(errs, bad...) // their families mean nothing
+	}
+	return append(errs, validateFamiliesOf(s, p)...)
+}
+
+func validateEachClusterIP(ips []string, at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for i, ip := range ips {
+		switch none := i == 0 && ip == corev1.ClusterIPNone; {
+		case none && len(ips) > 1:
+			errs = append(errs, field.Invalid(at, ips, "'None' must be the first and only value"))
+		case !none:
+			errs = append(errs, validation.IsValidIP(at.Index(i), ip)...)
+		}
+	}
+	return errs
+}
+
+// validateFamiliesOf holds well-formed addresses against each other and against
+// ipFamilies.
+func validateFamiliesOf(s *corev1.Service, at *field.Path) field.ErrorList {
+	ips := s.Spec.ClusterIPs
+	errs := twoFamilies(ips, at)
+	for i, ip := range ips[:min(len(ips), len(s.Spec.IPFamilies))] {
+		f := s.Spec.IPFamilies[i]
+		if f != corev1.IPv4Protocol && f != corev1.IPv6Protocol {
+			continue
+		}
+		if a, err := netip.ParseAddr(ip); err == nil && familyOf(a) != f {
+			errs = append(errs, field.Invalid(at.Index(i), ip, "expected an "+string(f)+" value as indicated by `ipFamilies["+itoa(i)+"]`"))
+		}
+	}
+	return errs
 }
 
 func twoFamilies(ips []string, at *field.Path) field.ErrorList {
-	if len(ips) != 2 {
+	if len(ips) < 2 {
 		return nil
 	}
 	a, err1 := netip.ParseAddr(ips[0])
@@ -149,10 +178,10 @@ func validateFamilies(p *corev1.ServiceSpec, at *field.Path) field.ErrorList {
 	if p.Type == corev1.ServiceTypeExternalName {
 		var errs field.ErrorList
 		if p.IPFamilyPolicy != nil {
-			errs = append(errs, field.Forbidden(at.Child("ipFamilyPolicy"), "may not be set when `type` is 'ExternalName'"))
+			errs = append(errs, field.Forbidden(at.Child("ipFamilyPolicy"), "may not be set for ExternalName services"))
 		}
 		if len(p.IPFamilies) > 0 {
-			errs = append(errs, field.Forbidden(at.Child("ipFamilies"), "may not be set when `type` is 'ExternalName'"))
+			errs = append(errs, field.Forbidden(at.Child("ipFamilies"), "may not be set for ExternalName services"))
 		}
 		return errs
 	}
@@ -164,12 +193,6 @@ func validateFamilies(p *corev1.ServiceSpec, at *field.Path) field.ErrorList {
 	errs = append(errs, each(p.IPFamilies, at.Child("ipFamilies"), func(f *corev1.IPFamily, at *field.Path) field.ErrorList {
 		return append(oneOf(*f, at, corev1.IPv4Protocol, corev1.IPv6Protocol), unique(seen, *f, at)...)
 	})...)
-	for i, ip := range p.ClusterIPs {
-		a, err := netip.ParseAddr(ip)
-		if err == nil && i < len(p.IPFamilies) && familyOf(a) != p.IPFamilies[i] {
-			errs = append(errs, field.Invalid(at.Child("clusterIPs").Index(i), ip, "expected an "+string(p.IPFamilies[i])+" value as indicated by `ipFamilies["+itoa(i)+"]`"))
-		}
-	}
 	return errs
 }
 
@@ -215,7 +238,7 @@ func validateBalancer(s *corev1.Service, at *field.Path) field.ErrorList {
 	for i, cidr := range s.Spec.LoadBalancerSourceRanges {
 		errs = append(errs, validation.IsValidCIDR(at.Child("LoadBalancerSourceRanges").Index(i), strings.TrimSpace(cidr))...)
 	}
-	if c := s.Spec.LoadBalancerClass; c != nil {
+	if c := s.Spec.LoadBalancerClass; c != nil && balanced {
 		errs = append(errs, invalidEach(*c, at.Child("loadBalancerClass"), validation.IsQualifiedName(*c))...)
 	}
 	return errs
@@ -255,20 +278,87 @@ func validateTrafficPolicies(s *corev1.Service, at *field.Path) field.ErrorList 
 func validateServiceUpdate(s, old *corev1.Service) field.ErrorList {
 	var errs field.ErrorList
 	if old.Spec.Type != corev1.ServiceTypeExternalName && s.Spec.Type != corev1.ServiceTypeExternalName {
-		for i := range min(len(s.Spec.ClusterIPs), len(old.Spec.ClusterIPs)) {
-			if s.Spec.ClusterIPs[i] != old.Spec.ClusterIPs[i] {
-				errs = append(errs, field.Invalid(specPath.Child("clusterIPs").Index(i), s.Spec.ClusterIPs, "may not change once set"))
+		errs = append(validateClusterIPChange(s, old), validateFamilyChange(s, old)...)
+	}
+	if s.Spec.Type == corev1.ServiceTypeLoadBalancer && old.Spec.Type == corev1.ServiceTypeLoadBalancer && !ptr.Equal(s.Spec.LoadBalancerClass, old.Spec.LoadBalancerClass) {
+		errs = append(errs, field.Invalid(specPath.Child("loadBalancerClass"), s.Spec.LoadBalancerClass, onceSet))
+	}
+	if NeedsHealthCheckPort(s) && NeedsHealthCheckPort(old) && s.Spec.HealthCheckNodePort != old.Spec.HealthCheckNodePort {
+		errs = append(errs, field.Forbidden(specPath.Child("healthCheckNodePort"), "field is immutable"))
+	}
+	return errs
+}
+
+const onceSet = "may not change once set"
+
+func validateClusterIPChange(s, old *corev1.Service) field.ErrorList {
+	now, before, at := s.Spec.ClusterIPs, old.Spec.ClusterIPs, specPath.Child("clusterIPs")
+	var errs field.ErrorList
+	switch {
+	case len(before) > 0 && len(now) == 0:
+		errs = append(errs, field.Invalid(at.Index(0), now, "primary clusterIP can not be unset"))
+	case len(before) == len(now):
+		for i := range now {
+			if now[i] != before[i] {
+				errs = append(errs, field.Invalid(at.Index(i), now, onceSet))
 			}
 		}
-		if len(old.Spec.ClusterIPs) > 0 && len(s.Spec.ClusterIPs) == 0 {
-			errs = append(errs, field.Invalid(specPath.Child("clusterIPs").Index(0), s.Spec.ClusterIPs, "primary clusterIP can not be unset"))
-		}
-		if len(old.Spec.IPFamilies) > 0 && len(s.Spec.IPFamilies) > 0 && s.Spec.IPFamilies[0] != old.Spec.IPFamilies[0] {
-			errs = append(errs, field.Invalid(specPath.Child("ipFamilies").Index(0), s.Spec.IPFamilies, "primary ipFamily can not be changed"))
-		}
+	case len(before) > 0 && now[0] != before[0]:
+		errs = append(errs, field.Invalid(at.Index(0), now, onceSet))
 	}
-	if s.Spec.Type == corev1.ServiceTypeLoadBalancer && old.Spec.Type == corev1.ServiceTypeLoadBalancer {
-		errs = append(errs, immutable(s.Spec.LoadBalancerClass, old.Spec.LoadBalancerClass, specPath.Child("loadBalancerClass"))...)
+	if len(before) > 1 && len(now) == 1 {
+		errs = append(errs, validateRelease(s, "clusterIP")...)
+	}
+	return errs
+}
+
+// validateFamilyChange lets headless Services have what families they like.
+func validateFamilyChange(s, old *corev1.Service) field.ErrorList {
+	now, before, at := s.Spec.IPFamilies, old.Spec.IPFamilies, specPath.Child("ipFamilies")
+	if isHeadless(s) || isHeadless(old) || len(now) == 0 || len(before) == 0 {
+		return nil
+	}
+	var errs field.ErrorList
+	if now[0] != before[0] || len(now) == len(before) && !slices.Equal(now, before) {
+		errs = append(errs, field.Invalid(at.Index(0), now, onceSet))
+	}
+	if len(before) > 1 && len(now) == 1 {
+		errs = append(errs, validateRelease(s, "ipFamily")...)
+	}
+	return errs
+}
+
+// validateRelease: who gives back the second of two says so by the policy.
+func validateRelease(s *corev1.Service, what string) field.ErrorList {
+	p := s.Spec.IPFamilyPolicy
+	if deref(p, "") == corev1.IPFamilyPolicySingleStack {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(specPath.Child("ipFamilyPolicy"), p, "must be set to 'SingleStack' when releasing the secondary "+what)}
+}
+
+// validateServiceAnnotations judges what was said by annotations before there
+// were fields for it.
+func validateServiceAnnotations(s *corev1.Service) field.ErrorList {
+	at := metaPath.Child("annotations")
+	var errs field.ErrorList
+	hints, hinted := s.Annotations[corev1.DeprecatedAnnotationTopologyAwareHints]
+	if mode, ok := s.Annotations[corev1.AnnotationTopologyMode]; ok && hinted && mode != hints {
+		errs = append(errs, field.Invalid(at.Key(corev1.AnnotationTopologyMode), mode,
+			"must match annotations["+corev1.DeprecatedAnnotationTopologyAwareHints+"] when both are specified"))
+	}
+	ranges, ok := s.Annotations[corev1.AnnotationLoadBalancerSourceRangesKey]
+	if !ok || len(s.Spec.LoadBalancerSourceRanges) > 0 {
+		return errs
+	}
+	at = at.Key(corev1.AnnotationLoadBalancerSourceRangesKey)
+	if s.Spec.Type != corev1.ServiceTypeLoadBalancer {
+		errs = append(errs, field.Forbidden(at, "may only be used when `type` is 'LoadBalancer'"))
+	}
+	if strings.TrimSpace(ranges) != "" {
+		for cidr := range strings.SplitSeq(ranges, ",") {
+			errs = append(errs, validation.IsValidCIDR(at, strings.TrimSpace(cidr))...)
+		}
 	}
 	return errs
 }
@@ -276,7 +366,7 @@ func validateServiceUpdate(s, old *corev1.Service) field.ErrorList {
 func validateServiceStatus(s, _ *corev1.Service) field.ErrorList {
 	at := statusPath.Child("loadBalancer", "ingress")
 	if s.Spec.Type != corev1.ServiceTypeLoadBalancer && len(s.Status.LoadBalancer.Ingress) > 0 {
-		return field.ErrorList{field.Forbidden(at, "may only be used when `spec.type` is \"LoadBalancer\"")}
+		return field.ErrorList{field.Forbidden(at, "may only be used when `spec.type` is 'LoadBalancer'")}
 	}
 	return each(s.Status.LoadBalancer.Ingress, at, validateIngressPoint)
 }
@@ -292,11 +382,11 @@ func validateIngressPoint(in *corev1.LoadBalancerIngress, at *field.Path) field.
 	case in.IPMode != nil && in.IP == "":
 		errs = append(errs, field.Forbidden(mode, "may not be specified when `ip` is not set"))
 	case in.IPMode != nil:
-		errs = append(errs, oneOf(*in.IPMode, mode, corev1.LoadBalancerIPModeVIP, corev1.LoadBalancerIPModeProxy)...)
+		errs = append(errs, oneOf(*in.IPMode, mode, corev1.LoadBalancerIPModeProxy, corev1.LoadBalancerIPModeVIP)...)
 	}
 	if in.Hostname != "" {
 		errs = append(errs, invalidEach(in.Hostname, at.Child("hostname"), validation.IsDNS1123Subdomain(in.Hostname))...)
-		if _, err := netip.ParseAddr(in.Hostname); err == nil {
+		if netutils.ParseIPSloppy(in.Hostname) != nil {
 			errs = append(errs, field.Invalid(at.Child("hostname"), in.Hostname, "must be a DNS name, not an IP address"))
 		}
 	}

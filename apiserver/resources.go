@@ -108,6 +108,9 @@ func (s *Server) serveResource(x *exchange, user auth.User, served api.Served) e
 	if !served.Namespaced {
 		c.q.Namespace = ""
 	}
+	if served.Deprecated != "" {
+		x.warn(served.Deprecated)
+	}
 	if served.Custom != nil {
 		for _, text := range served.Custom.Notices {
 			x.warn(text)

@@ -57,7 +57,9 @@ func (s *services) finish(_ context.Context, r *Request) error {
 	old, _ := r.Old.(*corev1.Service)
 	svc, _ := r.Object.(*corev1.Service)
 	if svc != nil {
-		api.DefaultFamilies(svc, []corev1.IPFamily{s.family()})
+		if errs := api.SettleFamilies(svc, old, []corev1.IPFamily{s.family()}); len(errs) > 0 {
+			return invalidService(svc, errs...)
+		}
 		if err := s.allocateIPs(r, svc, old); err != nil {
 			return err
 		}
@@ -237,25 +239,48 @@ func (s *services) releaseIPs(r *Request, svc, old *corev1.Service) {
 }
 
 func (s *services) allocatePorts(r *Request, svc, old *corev1.Service) error {
-	if !api.NeedsNodePorts(svc) && !api.NeedsHealthCheckPort(svc) {
+	if svc.Spec.Type != corev1.ServiceTypeNodePort && svc.Spec.Type != corev1.ServiceTypeLoadBalancer {
 		return nil
 	}
 	pick := picker{services: s, request: r, used: nodePorts(r.World, old), had: portsOf(old), mine: map[int32]bool{}}
-	if api.NeedsNodePorts(svc) {
-		for i := range svc.Spec.Ports {
+	if old == nil && api.NeedsNodePorts(svc) {
+		shareRequested(svc.Spec.Ports)
+	}
+	for i := range svc.Spec.Ports {
+		p := &svc.Spec.Ports[i]
+		if p.NodePort == 0 && !api.NeedsNodePorts(svc) {
+			continue
+		}
+		if err := pick.port(&p.NodePort); err != nil {
 			at := field.NewPath("spec", "ports").Index(i).Child("nodePort")
-			if err := pick.port(&svc.Spec.Ports[i].NodePort); err != nil {
-				return invalidService(svc, field.Invalid(at, svc.Spec.Ports[i].NodePort, err.Error()))
-			}
+			return invalidService(svc, field.Invalid(at, p.NodePort, err.Error()))
+		}
+		if old == nil && api.NeedsNodePorts(svc) {
+			shareRequested(svc.Spec.Ports)
 		}
 	}
 	if api.NeedsHealthCheckPort(svc) {
-		at := field.NewPath("spec", "healthCheckNodePort")
 		if err := pick.port(&svc.Spec.HealthCheckNodePort); err != nil {
-			return invalidService(svc, field.Invalid(at, svc.Spec.HealthCheckNodePort, err.Error()))
+			return apierrors.NewInternalError(fmt.Errorf("failed to allocate requested HealthCheck NodePort %d: %w", svc.Spec.HealthCheckNodePort, err))
 		}
 	}
 	return nil
+}
+
+// shareRequested gives ports of one number, which differ in their protocols, one
+// node port: the first that any of them has.
+func shareRequested(ports []corev1.ServicePort) {
+	first := map[int32]int32{}
+	for _, p := range ports {
+		if first[p.Port] == 0 {
+			first[p.Port] = p.NodePort
+		}
+	}
+	for i := range ports {
+		if ports[i].NodePort == 0 {
+			ports[i].NodePort = first[ports[i].Port]
+		}
+	}
 }
 
 // nodePorts are those of all Services but one.

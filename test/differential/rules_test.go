@@ -39,6 +39,9 @@ type verdict struct {
 	obj      runtime.Object
 	errs     []string
 	warnings []string
+	// alone says that the errors are of the step that allocates, which is
+	// Kubernetes' first and proa's last: neither tells others beside them.
+	alone bool
 }
 
 // AddWarning collects what upstream's strategies warn of.
@@ -48,6 +51,7 @@ func (v *verdict) AddWarning(_, text string) { v.warnings = append(v.warnings, t
 // subresource of both.
 func TestRules(t *testing.T) {
 	list, all := loadAccepted(t), corpus(t)
+	allocations["services"] = newAllocation(t)
 	for _, r := range chosen() {
 		s, ok := strategies[r.Key()]
 		if !ok {
@@ -120,7 +124,7 @@ func sampled(what string) bool {
 }
 
 func judge(rep *report, r *api.Resource, s strategy, base api.Object, v variant) {
-	rep.verdicts("create", v.what, oursCreate(r, fresh(v.obj)), theirsCreate(r, s.main, fresh(v.obj)))
+	rep.verdicts("create", v.what, hide(v.obj, nil, oursCreate(r, fresh(v.obj))), hide(v.obj, nil, theirsCreate(r, s.main, fresh(v.obj))))
 	old := base.DeepCopyObject().(api.Object)
 	if made := oursCreate(r, old); len(made.errs) > 0 {
 		return // said already
@@ -134,7 +138,7 @@ func judge(rep *report, r *api.Resource, s strategy, base api.Object, v variant)
 		return o
 	}
 	was := func() api.Object { return old.DeepCopyObject().(api.Object) }
-	rep.verdicts("update", v.what, oursUpdate(r, "", next(), was()), theirsUpdate(r, s.main, "", next(), was()))
+	rep.verdicts("update", v.what, hide(v.obj, old, oursUpdate(r, "", next(), was())), hide(v.obj, old, theirsUpdate(r, s.main, "", next(), was())))
 	for sub, ss := range s.subs {
 		rep.verdicts(sub, v.what, oursUpdate(r, sub, next(), was()), theirsUpdate(r, ss, sub, next(), was()))
 	}
@@ -144,6 +148,9 @@ func fresh(obj api.Object) api.Object { return obj.DeepCopyObject().(api.Object)
 
 // verdicts compares errors, or where there are none warnings and the objects.
 func (r *report) verdicts(verb, what string, ours, theirs verdict) {
+	if theirs.alone && !ours.alone && len(ours.errs) > 0 {
+		return
+	}
 	if !r.lists(verb, what, ours.errs, theirs.errs) || len(ours.errs) > 0 {
 		return
 	}
@@ -192,6 +199,11 @@ func theirsCreate(r *api.Resource, s both, obj api.Object) (v verdict) {
 	if err != nil {
 		return verdict{errs: []string{"convert " + err.Error()}}
 	}
+	if a := allocations[r.Key()]; a != nil {
+		if err := a.begin(ctx, in, nil); err != nil {
+			return verdict{errs: causes(err), alone: true}
+		}
+	}
 	v.errs = causes(rest.BeforeCreate(s, ctx, in))
 	v.obj = external(in, r)
 	return v
@@ -207,6 +219,11 @@ func theirsUpdate(r *api.Resource, s rest.RESTUpdateStrategy, sub string, obj, o
 	was, err := internal(old, r)
 	if err != nil {
 		return verdict{errs: []string{"convert " + err.Error()}}
+	}
+	if a := allocations[r.Key()]; a != nil && sub == "" {
+		if err := a.begin(ctx, in, was); err != nil {
+			return verdict{errs: causes(err), alone: true}
+		}
 	}
 	v.errs = causes(rest.BeforeUpdate(s, ctx, in, was))
 	v.obj = external(in, r)
@@ -235,7 +252,16 @@ func oursCreate(r *api.Resource, obj api.Object) (v verdict) {
 	if r.Warnings != nil {
 		v.warnings = r.Warnings(obj, nil)
 	}
+	v.allocate(r, admission.Create, obj, nil)
 	return v
+}
+
+// allocate is proa's last step, where nothing was wrong before.
+func (v *verdict) allocate(r *api.Resource, op admission.Operation, obj, old api.Object) {
+	if a := allocations[r.Key()]; a != nil && len(v.errs) == 0 {
+		v.errs = causes(a.finish(r, op, obj, old))
+		v.alone = len(v.errs) > 0
+	}
 }
 
 // expressions are what admission says of a policy's CEL, which upstream's
@@ -271,6 +297,9 @@ func oursUpdate(r *api.Resource, sub string, obj, old api.Object) (v verdict) {
 	}
 	if r.Warnings != nil && sub == "" {
 		v.warnings = r.Warnings(obj, old)
+	}
+	if sub == "" {
+		v.allocate(r, admission.Update, obj, old)
 	}
 	return v
 }
