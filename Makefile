@@ -28,7 +28,7 @@ TESTS = $(GO) run gotest.tools/gotestsum@v1.13.0 --format pkgname --hide-summary
 # is built once is used again.
 export CGO_ENABLED := 0
 
-.PHONY: help up build demo test check unit race e2e clients kubectls vm bench bench-api upstream goldens goldens-full clean deps images conformance-suite conformance-api conformance-more conformance-short differential
+.PHONY: help up build demo test check unit race e2e clients kubectls vm crash disk bench bench-api upstream goldens goldens-full clean deps images conformance-suite conformance-api conformance-more conformance-short differential
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -119,6 +119,9 @@ fuzz: ## decoders and selectors against made-up input, FUZZTIME each
 
 crash: ## servers and etcd killed again and again under load, judged by what clients saw
 	PROA_CRASH_ROUNDS=$${ROUNDS:-30} $(GO) test -count=1 -timeout $(TIMEOUT) -run 'TestCrashes' -v ./cluster
+
+disk: ## a server on a disk that stays full for FULL, and CHURN objects that come and go
+	PROA_DISK_TIME=$${FULL:-10m} PROA_CHURN_OBJECTS=$${CHURN:-100000} $(GO) test -count=1 -timeout 2h -run 'TestFullDisk|TestDiskStaysFull|TestChurn' -v ./cluster
 
 bench: build images ## the measures of bench/cluster.md
 	$(GO) run ./bench/cluster

@@ -34,6 +34,19 @@ const apiServiceName = "kubernetes"
 // servers know whom to believe.
 const extensionAuthentication = "extension-apiserver-authentication"
 
+// bootstrapped bootstraps. A full disk is waited out: what is there can be read
+// and deleted meanwhile.
+func (s *Server) bootstrapped(ctx context.Context) error {
+	for {
+		err := s.bootstrap(ctx)
+		if s.cfg.Store.Room() == nil || err == nil || ctx.Err() != nil {
+			return err
+		}
+		s.cfg.Log.Warn("the disk is full, and something that every cluster has is missing: it is written once there is space", "error", err)
+		sleep(ctx, keepAgain)
+	}
+}
+
 // bootstrap creates what every cluster has: the namespaces first, then the rest
 // at once, so that the store commits it together.
 func (s *Server) bootstrap(ctx context.Context) error {

@@ -15,12 +15,9 @@ import (
 	"proa/store"
 )
 
-const (
-	// eventTTL is how long an Event is kept after it was last written.
-	eventTTL = time.Hour
-	// expireEvery is the shortest time between two sweeps.
-	expireEvery = 5 * time.Minute
-)
+// expireEvery is the shortest time between two sweeps, where Events live longer
+// than that.
+const expireEvery = 5 * time.Minute
 
 // expireEvents removes Events that are old. While there are none it sleeps until
 // the first comes.
@@ -39,7 +36,7 @@ func (s *Server) expireEvents(ctx context.Context) error {
 		}
 		w.Close()
 		next := s.sweepEvents(ctx, c, world)
-		sleep(ctx, max(next.Sub(s.cfg.Now()), expireEvery))
+		sleep(ctx, min(s.cfg.EventTTL, max(next.Sub(s.cfg.Now()), expireEvery)))
 	}
 	return nil
 }
@@ -56,7 +53,7 @@ func sleep(ctx context.Context, d time.Duration) {
 // sweepEvents deletes what has expired and returns when the next will.
 func (s *Server) sweepEvents(ctx context.Context, c client.Client, world store.Snapshot) time.Time {
 	row, now := s.cfg.Registry.ByKey("events"), s.cfg.Now()
-	next := now.Add(eventTTL)
+	next := now.Add(s.cfg.EventTTL)
 	var group errgroup.Group
 	group.SetLimit(32)
 	for rec := range world.List(store.Scope{Resource: "events"}, store.Key{}) {
@@ -64,7 +61,7 @@ func (s *Server) sweepEvents(ctx context.Context, c client.Client, world store.S
 		if !ok {
 			continue
 		}
-		if end := lastSeen(ev).Add(eventTTL); end.After(now) {
+		if end := lastSeen(ev, now.Add(s.cfg.EventTTL)).Add(s.cfg.EventTTL); end.After(now) {
 			if end.Before(next) {
 				next = end
 			}
@@ -83,14 +80,17 @@ func (s *Server) sweepEvents(ctx context.Context, c client.Client, world store.S
 	return next
 }
 
-// lastSeen is when an Event was last written, as far as it says.
-func lastSeen(ev *corev1.Event) time.Time {
-	t := ev.CreationTimestamp.Time
+// lastSeen is when an Event was last written, as far as it says. What it says of
+// a time after latest comes from a clock that was wrong, or from a client that
+// means to stay, and counts for nothing: no Event outlives its time by more than
+// that.
+func lastSeen(ev *corev1.Event, latest time.Time) (t time.Time) {
 	later := func(u time.Time) {
-		if u.After(t) {
+		if u.After(t) && !u.After(latest) {
 			t = u
 		}
 	}
+	later(ev.CreationTimestamp.Time)
 	later(ev.LastTimestamp.Time)
 	later(ev.EventTime.Time)
 	if ev.Series != nil {

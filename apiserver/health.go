@@ -56,7 +56,7 @@ func (s *Server) checks(endpoint string) []check {
 	for _, hook := range startHooks {
 		out = append(out, check{"poststarthook/" + hook, done(s.ready.Load)})
 	}
-	out = append(out, check{"autoregister-completion", done(s.aggregate.Registered)})
+	out = append(out, check{"autoregister-completion", done(s.aggregate.Complete)})
 	if s.cfg.Checks != nil {
 		for name, run := range s.cfg.Checks() {
 			out = append(out, check{name, run})
@@ -92,6 +92,9 @@ func (s *Server) serveHealth(x *exchange, path string) {
 		}
 	}
 	text, failed := s.runChecks(x.r.Context(), endpoint, checks, query["exclude"])
+	if !one {
+		text += s.spaceLine()
+	}
 	_, verbose := query["verbose"]
 	switch {
 	case failed:
@@ -127,6 +130,15 @@ func (s *Server) runChecks(ctx context.Context, endpoint string, checks []check,
 		fmt.Fprintf(&b, "warn: some health checks cannot be excluded: no matches for %q\n", exclude)
 	}
 	return b.String(), failed
+}
+
+// spaceLine warns of a full disk. It fails no check: reads and deletes work, and
+// whoever is to free the space needs them.
+func (s *Server) spaceLine() string {
+	if s.cfg.Store.Room() == nil {
+		return ""
+	}
+	return "warn: the disk that holds the cluster's state is full, creates and updates are refused: free space there or delete objects\n"
 }
 
 func (x *exchange) text(code int, text string) {

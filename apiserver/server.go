@@ -92,6 +92,9 @@ type Config struct {
 	TaintNodes bool
 	// Audit records requests; nil records nothing.
 	Audit *audit.Auditor
+	// EventTTL is how long an Event is kept after it was last seen; an hour if
+	// zero.
+	EventTTL time.Duration
 	// MaxInFlight is how many requests of ordinary size run at once;
 	// fairness.DefaultSeats if zero.
 	MaxInFlight int
@@ -117,7 +120,7 @@ type Server struct {
 	draining  context.Context // ends when Drain is called
 	drain     context.CancelFunc
 	ready     atomic.Bool
-	complete  chan struct{} // closed with ready
+	complete  chan struct{} // closed when nothing is missing any more
 	stopping  atomic.Bool
 }
 
@@ -134,6 +137,9 @@ func New(c Config) (*Server, error) {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.EventTTL == 0 {
+		c.EventTTL = time.Hour
 	}
 	if c.NodePorts == [2]int{} {
 		c.NodePorts = [2]int{30000, 32767}
@@ -193,7 +199,8 @@ func NewCodec(r *api.Registry) store.Codec { return codec.Storage{Registry: r} }
 // everything else is the path of any request.
 func (s *Server) Client(u auth.User) client.Client { return newLocal(s.endpoint, u) }
 
-// Ready is closed when Run has created what every cluster has.
+// Ready is closed when Run has created what every cluster has: from then on
+// /readyz says so.
 func (s *Server) Ready() <-chan struct{} { return s.complete }
 
 // Handler serves requests.
@@ -204,15 +211,22 @@ func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.serve) }
 func (s *Server) Run(ctx context.Context) error {
 	defer s.callout.Close()
 	defer s.stopping.Store(true)
-	if err := s.bootstrap(ctx); err != nil {
+	if err := s.bootstrapped(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil // asked to stop; a request that was cut short says so in its own way
 		}
 		return err
 	}
 	s.ready.Store(true)
-	close(s.complete)
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		select {
+		case <-s.aggregate.Registered():
+			close(s.complete)
+		case <-ctx.Done():
+		}
+		return nil
+	})
 	group.Go(func() error { return s.keep(ctx) })
 	if s.cfg.Peer != "" {
 		group.Go(func() error { return s.renew(ctx) })

@@ -38,8 +38,8 @@ func (s *Server) serviceRange(ctx context.Context, c client.Client) error {
 		return nil
 	}
 	_, err := c.Update(ctx, next, "status")
-	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
-		return nil
+	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) || err != nil && s.cfg.Store.Room() != nil {
+		return nil // the next start says it
 	}
 	return err
 }

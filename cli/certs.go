@@ -5,10 +5,12 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -18,6 +20,7 @@ import (
 	"proa/auth"
 	"proa/auth/pki"
 	"proa/control"
+	"proa/doctor"
 )
 
 func certsCommand() *cobra.Command {
@@ -39,15 +42,16 @@ administrator's kubeconfig, which every start renews in its last third.`,
 // certs says where a cluster's certificates are, and how to reach it if it runs.
 type certs struct {
 	dir, kubeconfig, server string
+	node                    bool // it has a kubelet, too
 }
 
 func (w where) certs() (c certs, err error) {
 	i, err := w.find()
 	if err == control.ErrNone {
 		dataDir, _ := w.or()
-		return certs{filepath.Join(dataDir, "pki"), filepath.Join(dataDir, "kubeconfig"), ""}, nil
+		return certs{filepath.Join(dataDir, "pki"), filepath.Join(dataDir, "kubeconfig"), "", false}, nil
 	}
-	return certs{filepath.Join(i.DataDir, "pki"), i.Kubeconfig, i.Server}, err
+	return certs{filepath.Join(i.DataDir, "pki"), i.Kubeconfig, i.Server, i.Node != ""}, err
 }
 
 // certLine is a line of check.
@@ -108,7 +112,7 @@ func (c certs) list(ctx context.Context) ([]pki.Certificate, error) {
 		if err != nil {
 			return nil, err
 		}
-		found = append(found, shown)
+		found = append(found, shown...)
 	}
 	slices.SortFunc(found, func(a, b pki.Certificate) int {
 		return cmp.Or(strings.Compare(a.Name, b.Name), b.Begins.Compare(a.Begins))
@@ -116,23 +120,38 @@ func (c certs) list(ctx context.Context) ([]pki.Certificate, error) {
 	return found, nil
 }
 
-// shown is the certificate that clients of the API see.
-func (c certs) shown(ctx context.Context) (d pki.Certificate, err error) {
+// shown are the certificates that clients of the running instance see.
+func (c certs) shown(ctx context.Context) (out []pki.Certificate, err error) {
 	u, err := url.Parse(c.server)
 	if err != nil {
-		return d, err
+		return nil, err
 	}
+	places := []struct{ name, use, address string }{{"api", "what clients of the API see", u.Host}}
+	if c.node {
+		places = append(places, struct{ name, use, address string }{"kubelet", "what those see who ask the node itself",
+			net.JoinHostPort(u.Hostname(), strconv.Itoa(doctor.KubeletPort))})
+	}
+	for _, p := range places {
+		d, err := shownAt(ctx, p.address)
+		if err != nil {
+			return nil, fmt.Errorf("the certificate of the %s: %w", p.name, err)
+		}
+		d.Name, d.Use, d.Renewal = p.name, p.use, "by itself in its last third, while running"
+		out = append(out, d)
+	}
+	return out, nil
+}
+
+func shownAt(ctx context.Context, address string) (d pki.Certificate, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	// It is looked at, not relied on: whether it is trusted is for its clients.
-	conn, err := (&tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}).DialContext(ctx, "tcp", u.Host)
+	conn, err := (&tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}).DialContext(ctx, "tcp", address)
 	if err != nil {
 		return d, err
 	}
 	defer conn.Close()
-	d = pki.Describe(conn.(*tls.Conn).ConnectionState().PeerCertificates[0])
-	d.Name, d.Use, d.Renewal = "api", "what clients of the API see", "by itself in its last third, while running"
-	return d, nil
+	return pki.Describe(conn.(*tls.Conn).ConnectionState().PeerCertificates[0]), nil
 }
 
 // judge says how each certificate is, and how many are not well. One that is only

@@ -12,7 +12,7 @@ import (
 func doctorCommand() *cobra.Command {
 	var w where
 	var out string
-	cfg := doctor.Config{}
+	cfg := doctor.Config{Reserve: cluster.DiskReserve}
 	var noNode bool
 	cmd := &cobra.Command{
 		Use: "doctor", Short: "Check whether this machine can carry a cluster", Args: cobra.NoArgs,

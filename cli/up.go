@@ -52,6 +52,7 @@ down") stops it. Pods run on and are found again by the next "up".`,
 	fl.StringVar(&f.cfg.ClusterDomain, "cluster-domain", cluster.DefaultClusterDomain, "the DNS suffix of Services and pods")
 	auditFlags(fl, &f.cfg.Audit)
 	fl.IntVar(&f.cfg.MaxInFlight, "max-requests-inflight", fairness.DefaultSeats, "how many requests of ordinary size the API works on at once; priority and fairness shares them out")
+	fl.DurationVar(&f.cfg.EventTTL, "event-ttl", time.Hour, "how long Events are kept")
 	fl.StringSliceVar(&f.cfg.EnablePlugins, "enable-admission-plugins", nil, "admission plugins to turn on besides those that are on by default")
 	fl.StringSliceVar(&f.cfg.DisablePlugins, "disable-admission-plugins", nil, "admission plugins to turn off")
 	fl.StringVar(&f.cfg.AdmissionConfig, "admission-control-config-file", "", "an AdmissionConfiguration file, for admission plugins that take one")

@@ -26,6 +26,7 @@ import (
 	"proa/internal/giveback"
 	"proa/internal/supervise"
 	"proa/store"
+	"proa/store/pebble"
 )
 
 // Cluster is one instance. Run it once.
@@ -158,11 +159,19 @@ func (c *Cluster) lock(context.Context) error {
 	return nil
 }
 
+// DiskReserve is what the datastore keeps back of a file system of some bytes.
+func DiskReserve(total int64) int64 { return pebble.Reserve(total) }
+
 func (c *Cluster) preflight(context.Context) error {
-	failed := doctor.Failed(doctor.Run(doctor.Config{
-		DataDir: c.cfg.DataDir, APIPort: c.cfg.APIPort, Address: c.cfg.BindAddress, Node: !c.cfg.NoNode}))
-	if len(failed) > 0 {
+	results := doctor.Run(doctor.Config{
+		DataDir: c.cfg.DataDir, APIPort: c.cfg.APIPort, Address: c.cfg.BindAddress, Node: !c.cfg.NoNode, Reserve: DiskReserve})
+	if failed := doctor.Failed(results); len(failed) > 0 {
 		return &PreflightError{failed}
+	}
+	for _, r := range results {
+		if r.State == doctor.Warn {
+			c.cfg.Log.Info("this machine has a limit", "check", r.Check, "found", r.Found, "fix", r.Fix)
+		}
 	}
 	var err error
 	if c.addresses, err = nodeAddresses(); err != nil {

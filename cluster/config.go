@@ -60,6 +60,8 @@ type Config struct {
 	// Datastore is an etcd that holds the state instead of the data directory,
 	// if it has endpoints.
 	Datastore Datastore
+	// EventTTL is how long Events are kept; an hour if zero.
+	EventTTL time.Duration
 	// leaseDuration is how long other servers wait for the one that runs the
 	// controllers; zero is the usual.
 	leaseDuration time.Duration
@@ -155,6 +157,9 @@ func (c Config) validate() error {
 	}
 	for _, problem := range validation.IsDNS1123Subdomain(c.ClusterDomain) {
 		bad("--cluster-domain %q: %s", c.ClusterDomain, problem)
+	}
+	if c.EventTTL < 0 {
+		bad("--event-ttl must be positive, not %v", c.EventTTL)
 	}
 	errs = append(errs, ranges(c.PodCIDR, c.ServiceCIDR))
 	return errors.Join(errs...)

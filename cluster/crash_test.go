@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -31,8 +32,10 @@ func TestCrashServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	ttl, _ := time.ParseDuration(os.Getenv("PROA_CRASH_EVENT_TTL")) // 0: the usual
 	c, err := New(Config{DataDir: os.Getenv("PROA_CRASH_DATA"), RunDir: filepath.Join(dir, "run"), Kubeconfig: filepath.Join(dir, "kubeconfig"),
-		NodeName: "crash", NoNode: true, BindAddress: "127.0.0.1", APIPort: port, leaseDuration: crashLease,
+		NodeName: "crash", NoNode: true, BindAddress: "127.0.0.1", APIPort: port, leaseDuration: crashLease, EventTTL: ttl,
+		Log:       slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		Datastore: Datastore{Endpoints: strings.Fields(os.Getenv("PROA_CRASH_ETCD"))}})
 	if err != nil {
 		t.Fatal(err)
@@ -55,12 +58,14 @@ type victim struct {
 	cmd             *exec.Cmd
 	client          *kubernetes.Clientset
 	said            strings.Builder
+	env             []string
 }
 
 func (v *victim) start(t *testing.T) {
 	t.Helper()
 	v.cmd = exec.Command(os.Args[0], "-test.run", "^TestCrashServer$")
 	v.cmd.Env = append(os.Environ(), "PROA_CRASH_DIR="+v.dir, "PROA_CRASH_DATA="+v.data, "PROA_CRASH_PORT="+fmt.Sprint(v.port), "PROA_CRASH_ETCD="+v.etcd)
+	v.cmd.Env = append(v.cmd.Env, v.env...)
 	v.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if v.disk != nil {
 		v.disk.Use(t, v.cmd)
@@ -76,7 +81,8 @@ func (v *victim) start(t *testing.T) {
 			return
 		}
 		if errors.Is(syscall.Kill(v.cmd.Process.Pid, 0), syscall.ESRCH) || time.Now().After(deadline) {
-			v.kill()
+			_ = v.cmd.Process.Signal(syscall.SIGQUIT) // it says what it does, and ends
+			_ = v.cmd.Wait()
 			t.Fatalf("it does not start: %v\n%s", err, v.said.String())
 		}
 	}
@@ -116,13 +122,13 @@ func (v *victim) stop(t *testing.T) {
 
 // newVictim starts a server. It is one of etcd's, if that is given, and then of
 // the cluster whose identity lies in a directory, if that is given.
-func newVictim(t *testing.T, etcd, cluster string, disk *disktest.Disk) *victim {
+func newVictim(t *testing.T, etcd, cluster string, disk *disktest.Disk, env ...string) *victim {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "proa") // short, for the sockets in it
 	if err != nil {
 		t.Fatal(err)
 	}
-	v := &victim{dir: dir, data: filepath.Join(dir, "data"), etcd: etcd, port: freePort(t), disk: disk}
+	v := &victim{dir: dir, data: filepath.Join(dir, "data"), etcd: etcd, port: freePort(t), disk: disk, env: env}
 	switch {
 	case cluster != "":
 		v.data = identity(t, cluster)

@@ -82,7 +82,7 @@ func (c *Cluster) startAPI(context.Context) error {
 	c.parts.Closer("audit log", recorder.Close)
 	c.api, err = apiserver.New(apiserver.Config{
 		Peer:  c.peer(),
-		Store: c.store, Registry: api.Builtin(), Tokens: c.tokens, MaxInFlight: c.cfg.MaxInFlight, Audit: recorder.Auditor,
+		Store: c.store, Registry: api.Builtin(), Tokens: c.tokens, MaxInFlight: c.cfg.MaxInFlight, EventTTL: c.cfg.EventTTL, Audit: recorder.Auditor,
 		Authenticator: c.authenticator(proxies), Reviewer: c.reviewer, Anonymous: c.anonymous, Authorizer: c.authorizer,
 		IncompleteRules: c.cfg.Who.Authorization != "",
 		ServiceCIDR:     c.cfg.ServiceCIDR, NodePorts: [2]int{30000, 32767}, ClusterDomain: c.cfg.ClusterDomain, TaintNodes: true,

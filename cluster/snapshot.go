@@ -47,6 +47,7 @@ func (c *Cluster) handleSnapshot(w http.ResponseWriter, r *http.Request) {
 }
 
 func (c *Cluster) saveTo(w io.Writer, version string) error {
+	defer c.secrets.local.Still()() // the key in the snapshot opens what is in it
 	var out *snapshot.Writer
 	err := c.store.Export(func(revision uint64) (err error) {
 		out, err = begin(w, c.cfg.DataDir, snapshot.Header{Created: time.Now(), Revision: revision, Version: version, Server: c.url()})

@@ -2,16 +2,20 @@ package cluster
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"proa/store"
 	"proa/store/etcd/etcdtest"
 	"proa/store/snapshot"
 )
@@ -135,14 +139,102 @@ func restored(t *testing.T, file string, d Datastore, late string) *server {
 	return s
 }
 
+// A snapshot is one revision, whatever is written meanwhile: what the history
+// says of that moment, to the byte.
+func TestSnapshotIsOneRevision(t *testing.T) {
+	t.Run("embedded", func(t *testing.T) { oneRevision(t, Datastore{}) })
+	t.Run("etcd", func(t *testing.T) { oneRevision(t, Datastore{Endpoints: []string{etcdtest.Start(t).URL}}) })
+}
+
+func oneRevision(t *testing.T, d Datastore) {
+	s := startServer(t, "a", t.TempDir(), d)
+	ctx, stop := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	var rounds atomic.Int32
+	for w := range 4 {
+		wg.Go(func() {
+			for ; ctx.Err() == nil; rounds.Add(1) {
+				comeAndGo(t, s, fmt.Sprint("w", w))
+			}
+		})
+	}
+	for range 3 {
+		before := rounds.Load()
+		eventually(t, "some writes", func() bool { return rounds.Load() > before+4 })
+		var saved bytes.Buffer
+		if err := s.saveTo(&saved, "test"); err != nil {
+			t.Fatal(err)
+		}
+		sameAsThen(t, s, &saved)
+	}
+	stop()
+	wg.Wait()
+}
+
+// comeAndGo creates, changes and deletes.
+func comeAndGo(t *testing.T, s *server, name string) {
+	maps := s.client.CoreV1().ConfigMaps("default")
+	cm, err := maps.Create(t.Context(), configMap(name, 100), metav1.CreateOptions{})
+	if err == nil {
+		cm.Data["v"] = "changed"
+		_, err = maps.Update(t.Context(), cm, metav1.UpdateOptions{})
+	}
+	if err == nil {
+		err = maps.Delete(t.Context(), name, metav1.DeleteOptions{})
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func sameAsThen(t *testing.T, s *server, saved *bytes.Buffer) {
+	t.Helper()
+	var h snapshot.Header
+	found := map[store.Key]store.Entry{}
+	err := snapshot.Read(saved, snapshot.Handler{
+		Header: func(is snapshot.Header) error { h = is; return nil },
+		Object: func(e store.Entry) error { found[e.Key] = e; return nil },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	resources := map[string]bool{"configmaps": true}
+	for k := range found {
+		resources[k.Resource] = true
+	}
+	for resource := range resources {
+		then, err := s.store.SnapshotAt(h.Revision, resource)
+		if err != nil {
+			t.Fatalf("%s at %d: %v", resource, h.Revision, err)
+		}
+		for r := range then.List(store.Scope{Resource: resource}, store.Key{}) {
+			e, ok := found[r.Key()]
+			delete(found, r.Key())
+			if !ok || e.Revision != r.Revision() || resource != "secrets" && !bytes.Equal(e.Value, r.Data()) {
+				t.Errorf("%s at %d: the snapshot has revision %d (%t), the history %d", r.Key(), h.Revision, e.Revision, ok, r.Revision())
+			}
+		}
+	}
+	for k := range found {
+		t.Errorf("%s was not there at %d", k, h.Revision)
+	}
+}
+
+// badSnapshots are refused with one sentence, and nothing is touched.
 func badSnapshots(t *testing.T, good []byte) {
-	for name, data := range map[string][]byte{"cut": good[:len(good)/2], "empty": nil, "other": []byte("hello, world"), "more": append(bytes.Clone(good), "x"...)} {
+	bad := map[string][]byte{"cut": good[:len(good)/2], "empty": nil, "other": []byte("hello, world"), "more": append(bytes.Clone(good), "x"...)}
+	for i := range 8 { // past the version line, whose bits may say that it is another version
+		flipped := bytes.Clone(good)
+		flipped[len(good)/16+i*len(good)/9] ^= 0x55
+		bad[fmt.Sprint("flipped ", i)] = flipped
+	}
+	for name, data := range bad {
 		file, dir := filepath.Join(t.TempDir(), "snapshot"), filepath.Join(t.TempDir(), "data")
 		if err := os.WriteFile(file, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
 		_, err := Restore(t.Context(), file, dir, Datastore{})
-		if err == nil || !strings.Contains(err.Error(), snapshot.ErrDamaged.Error()) {
+		if err == nil || !strings.Contains(err.Error(), snapshot.ErrDamaged.Error()) || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), file) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if _, err := os.Stat(dir); err == nil {

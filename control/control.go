@@ -5,6 +5,7 @@
 package control
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -121,11 +122,12 @@ func lockFile(path string) (*os.File, error) {
 		f.Close()
 		return nil, err
 	}
-	err = f.Truncate(0)
-	if err == nil {
-		_, err = f.WriteAt(fmt.Append(nil, os.Getpid()), 0)
-	}
-	if err != nil {
+	// Written over first: on a full disk there is room where there was some. The
+	// lock is what counts; the number is for messages.
+	pid := fmt.Append(nil, os.Getpid())
+	_, err = f.WriteAt(pid, 0)
+	err = cmp.Or(err, f.Truncate(int64(len(pid))))
+	if err != nil && !errors.Is(err, unix.ENOSPC) {
 		f.Close()
 		return nil, err
 	}

@@ -35,6 +35,9 @@ type Config struct {
 	Address string
 	// Node is false for a control plane alone, which needs no privileges.
 	Node bool
+	// Reserve tells how much of a file system of some bytes the datastore keeps
+	// back: with less free space it refuses what grows. Nil for nothing.
+	Reserve func(total int64) int64
 	// Running skips the checks that a running instance would fail by itself
 	// (its own ports).
 	Running bool

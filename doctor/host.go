@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -32,16 +33,35 @@ func disk(c Config) Result {
 		return bad(Fail, "disk", err.Error(), "choose a readable directory with --data-dir")
 	}
 	free := int64(fs.Bavail) * fs.Bsize
+	kept := int64(0)
+	if c.Reserve != nil {
+		kept = c.Reserve(int64(fs.Blocks) * fs.Bsize)
+	}
 	found := fmt.Sprintf("%.1f GiB free for %s", float64(free)/gib, c.DataDir)
 	switch {
 	case fs.Flags&unix.ST_RDONLY != 0:
 		return bad(Fail, "disk", dir+" is read-only", "choose a writable directory with --data-dir")
+	case free < kept && holdsData(c):
+		state := Warn // a start that is refused could not even delete
+		if c.Running {
+			state = Fail
+		}
+		return bad(state, "disk", found+", too little for the datastore: creates and updates are refused, deletes work",
+			fmt.Sprintf("free at least %d MiB there, or delete objects that the cluster does not need", kept>>20+1))
+	case free < needFree && holdsData(c):
+		return bad(Warn, "disk", found, fmt.Sprintf("free 2 GiB there: below %d MiB creates and updates are refused", kept>>20+1))
 	case free < needFree:
 		return bad(Fail, "disk", found, "free at least 256 MiB there or choose another directory with --data-dir")
 	case free < wantFree:
 		return bad(Warn, "disk", found, "images need room: free 2 GiB there or choose another directory with --data-dir")
 	}
 	return ok("disk", "%s", found)
+}
+
+// holdsData tells a cluster that has been started there before.
+func holdsData(c Config) bool {
+	_, err := os.Stat(filepath.Join(c.DataDir, "store"))
+	return err == nil
 }
 
 func inodes(c Config) Result {

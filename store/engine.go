@@ -25,6 +25,14 @@ type Engine interface {
 	Close() error
 }
 
+// Patient is an Engine that may wait for a full disk within Commit.
+type Patient interface {
+	// Room tells why growing writes are refused now, or nil.
+	Room() error
+	// Hurry ends all waiting, of now and of later; what waited fails.
+	Hurry()
+}
+
 // Remote is a datastore outside this process that several stores write to at
 // once. It gives the revisions itself and tells of everybody's writes; a store
 // builds its world from what Follow reports, and from nothing else.
@@ -47,6 +55,9 @@ type Remote interface {
 	// Newest is a revision not before that of any write that was acknowledged
 	// to anybody before the call. ErrUnavailable.
 	Newest(ctx context.Context) (uint64, error)
+	// Room tells why writes that grow are refused, as far as the newest of them
+	// says, or nil: ErrNoSpace.
+	Room() error
 	// Nudge has Follow tell soon how far it has come.
 	Nudge(ctx context.Context)
 	Stat() Stat

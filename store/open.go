@@ -251,6 +251,9 @@ func (s *Store) Close() error {
 	if s.remote != nil {
 		s.remote.stop()
 	}
+	if p, ok := s.engine.(Patient); ok {
+		p.Hurry()
+	}
 	s.wakeCommitter()
 	<-s.closed
 	switch {

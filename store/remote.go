@@ -376,6 +376,17 @@ func (s *Store) nudged(ctx context.Context, w waiter) error {
 	}
 }
 
+// Room implements Interface.
+func (s *Store) Room() error {
+	if s.remote != nil {
+		return s.remote.Room()
+	}
+	if p, ok := s.engine.(Patient); ok {
+		return p.Room()
+	}
+	return nil
+}
+
 // Healthy implements Interface.
 func (s *Store) Healthy(ctx context.Context) error {
 	if err := s.refusal(); err != nil {

@@ -213,5 +213,8 @@ type Interface interface {
 	// Healthy tells whether writes and Latest can be expected to work: nil, or
 	// why not. With a remote datastore it asks, for as long as ctx allows.
 	Healthy(ctx context.Context) error
+	// Room tells why writes that grow are refused though all else works, or nil:
+	// ErrNoSpace.
+	Room() error
 	Close() error
 }

@@ -20,7 +20,6 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -51,7 +50,8 @@ type Config struct {
 // the registering and the looking after.
 type Aggregator struct {
 	cfg        Config
-	registered atomic.Bool
+	registered chan struct{} // closed once all local group versions are
+	once       sync.Once
 
 	mu   sync.Mutex
 	told map[schema.GroupVersion]told // what remote servers said of themselves
@@ -67,7 +67,7 @@ func New(c Config) *Aggregator {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Aggregator{cfg: c, told: map[schema.GroupVersion]told{}}
+	return &Aggregator{cfg: c, told: map[schema.GroupVersion]told{}, registered: make(chan struct{})}
 }
 
 // resource is the store's name for APIServices.
@@ -76,6 +76,7 @@ const resource = "apiregistration.k8s.io/apiservices"
 // Run registers what is served here, and looks after what is not, until ctx ends.
 func (a *Aggregator) Run(ctx context.Context) error {
 	if a.cfg.Registry.ByKey(resource) == nil {
+		close(a.registered)
 		<-ctx.Done()
 		return nil
 	}
@@ -85,9 +86,18 @@ func (a *Aggregator) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// Registered tells whether every group version that this server has from the
-// start has its APIService.
-func (a *Aggregator) Registered() bool { return a.registered.Load() }
+// Registered is closed once every group version that this server has from the
+// start has its APIService; Complete tells whether it is.
+func (a *Aggregator) Registered() <-chan struct{} { return a.registered }
+
+func (a *Aggregator) Complete() bool {
+	select {
+	case <-a.registered:
+		return true
+	default:
+		return false
+	}
+}
 
 // Find returns the APIService of the group version that a path is in, if another
 // server serves that, else nil.

@@ -54,12 +54,12 @@ func (a *Aggregator) register(ctx context.Context) error {
 func (a *Aggregator) registerOn(ctx context.Context, world store.Snapshot, w store.Watcher) error {
 	for {
 		wait, cancel := ctx, context.CancelFunc(func() {})
-		plan := plan(a.builtin(), world, !a.registered.Load())
+		plan := plan(a.builtin(), world, !a.Complete())
 		if err := a.write(ctx, plan); err != nil {
 			a.cfg.Log.Warn("an APIService of a local group version could not be written", "err", err)
 			wait, cancel = context.WithTimeout(ctx, retryRegistering)
 		} else {
-			a.registered.Store(true)
+			a.once.Do(func() { close(a.registered) })
 		}
 		_, _, err := w.Next(wait)
 		cancel()

@@ -100,6 +100,10 @@ func (d *Disk) Use(t testing.TB, cmd *exec.Cmd) {
 	cmd.Path, cmd.Args = unshare, append(args, cmd.Args[1:]...)
 }
 
+// Seen is where a running process that was prepared by Use has the disk, as the
+// rest of the machine finds it.
+func (d *Disk) Seen(p *os.Process) string { return fmt.Sprintf("/proc/%d/root%s", p.Pid, d.Dir) }
+
 // released waits until the kernel has let go of the image.
 func (d *Disk) released(t testing.TB) {
 	t.Helper()
@@ -130,7 +134,7 @@ const (
 // that moment, and is the caller's to kill.
 func (d *Disk) Cut(t testing.TB, p *os.Process) {
 	t.Helper()
-	f, err := os.Open(fmt.Sprintf("/proc/%d/root%s", p.Pid, d.Dir))
+	f, err := os.Open(d.Seen(p))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,9 +27,10 @@ import (
 // an EncryptionConfiguration like any other. More than one key in it says that
 // a rotation was begun and not finished.
 type Local struct {
-	path string
-	mu   sync.Mutex // one rotation at a time
-	keys *Keys
+	path  string
+	mu    sync.Mutex   // one rotation at a time
+	still sync.RWMutex // held by those who need file and values to go together
+	keys  *Keys
 }
 
 // OpenLocal reads the file, or makes it with a new key.
@@ -91,6 +92,16 @@ type Rotated struct {
 // ErrRotating: another rotation is under way.
 var ErrRotating = errors.New("a rotation is under way already")
 
+// ErrStill: somebody is copying the file and what it opens.
+var ErrStill = errors.New("a snapshot is being taken: rotate the key when it is done")
+
+// Still keeps the key as it is until release is called: what is sealed meanwhile
+// is opened by the file that is there meanwhile. It waits for a rotation.
+func (l *Local) Still() (release func()) {
+	l.still.RLock()
+	return l.still.RUnlock
+}
+
 // Rotate makes a new key, has everything rewritten under it and then drops the
 // old. The file is written, and synced, before what it says is relied on: a
 // crash at any point leaves a file that opens everything there is, and the next
@@ -100,6 +111,10 @@ func (l *Local) Rotate(ctx context.Context, rewrite func(context.Context) (int, 
 		return done, ErrRotating
 	}
 	defer l.mu.Unlock()
+	if !l.still.TryLock() {
+		return done, ErrStill
+	}
+	defer l.still.Unlock()
 	keys, err := l.read()
 	if err != nil {
 		return done, err

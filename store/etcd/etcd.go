@@ -67,6 +67,7 @@ type Engine struct {
 	keeper sync.WaitGroup
 	full   chan struct{} // tells the keeper that etcd has no space
 	size   atomic.Int64  // bytes of the database when it was last asked for
+	room   atomic.Pointer[error]
 }
 
 var _ store.Remote = (*Engine)(nil)

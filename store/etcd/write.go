@@ -41,6 +41,7 @@ func (e *Engine) Submit(ctx context.Context, writes []store.Write) (uint64, []bo
 	if err != nil {
 		err = explain(err, store.ErrUnconfirmed)
 		if errors.Is(err, store.ErrNoSpace) {
+			e.room.Store(&err)
 			e.relieve()
 		}
 		return 0, nil, err
@@ -50,9 +51,20 @@ func (e *Engine) Submit(ctx context.Context, writes []store.Write) (uint64, []bo
 	}
 	changed := make([]bool, len(writes))
 	for i, r := range resp.Responses {
+		if writes[i].Object != nil && e.room.Load() != nil {
+			e.room.Store(nil)
+		}
 		changed[i] = writes[i].Object != nil || r.GetResponseDeleteRange().GetDeleted() > 0
 	}
 	return e.out(resp.Header.Revision), changed, nil
+}
+
+// Room implements store.Remote.
+func (e *Engine) Room() error {
+	if err := e.room.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // conflict finds the first write whose key was not as expected.

@@ -5,7 +5,8 @@
 // sync of the log; every value carries a checksum over key, revision and data;
 // space of deleted data returns to the file system by compaction while running;
 // idle it wakes for nothing; on a full disk it refuses what grows before the
-// log notices, and keeps a reserve so that deletes go on.
+// log notices, keeps a reserve so that deletes go on, and when others take even
+// that waits for space instead of failing.
 package pebble
 
 import (
@@ -51,6 +52,7 @@ type Engine struct {
 	logged *logged // until Past was asked for
 	broken atomic.Pointer[error]
 	closed sync.Once
+	hurry  sync.Once
 }
 
 var (
@@ -95,6 +97,7 @@ func Open(c Config) (*Engine, error) {
 	if err := e.open(c); err != nil {
 		return nil, errors.Join(err, e.closeDB(), lock.Close())
 	}
+	e.space.patient.Store(true)
 	go e.seal.run()
 	e.seal.touch()
 	return e, nil
@@ -107,6 +110,9 @@ func (e *Engine) open(c Config) (err error) {
 	if e.space, err = newSpace(c.FS, c.Dir, c.Reserve, c.Log); err != nil {
 		return err
 	}
+	if err := e.space.opening(); err != nil {
+		return damaged(c.Dir, err)
+	}
 	e.logged = e.readLogs(c)
 	if e.db, err = pebble.Open(c.Dir, e.options(c)); err != nil {
 		return damaged(c.Dir, err)
@@ -114,19 +120,21 @@ func (e *Engine) open(c Config) (err error) {
 	return e.checkFormat()
 }
 
+const memTable = 2 << 20
+
 func (e *Engine) options(c Config) *pebble.Options {
 	l := &logger{log: c.Log}
 	opts := &pebble.Options{
 		// Without the default wrapper, which measures every operation's time
 		// with a ticker.
-		FS:     vfs.OnDiskFull(c.FS, e.space.release),
+		FS:     &patientFS{c.FS, e.space},
 		Lock:   e.lock,
 		Logger: l,
 		EventListener: &pebble.EventListener{BackgroundError: l.background, DataCorruption: l.corruption,
 			FlushEnd:      func(pebble.FlushInfo) { e.seal.touch() },
 			CompactionEnd: func(pebble.CompactionInfo) { e.seal.touch() }},
 		FormatMajorVersion:          pebble.FormatNewest,
-		MemTableSize:                2 << 20, // also the size of each log, of which a few are kept to write over
+		MemTableSize:                memTable, // also the size of each log, of which a few are kept to write over
 		MemTableStopWritesThreshold: 3,
 		CacheSize:                   512 << 10, // objects are read once, at start
 		MaxOpenFiles:                128,
@@ -142,7 +150,13 @@ type damage struct {
 	err error
 }
 
-func damaged(dir string, err error) error { return &damage{dir, err} }
+// damaged says what reading met. A full disk is no damage: opening writes.
+func damaged(dir string, err error) error {
+	if noSpace(err) {
+		return fmt.Errorf("%w to the last byte, so that %s cannot be opened: free some space there", store.ErrNoSpace, dir)
+	}
+	return &damage{dir, err}
+}
 
 func (d *damage) Error() string {
 	// The library's messages may have further lines for its own developers.
@@ -339,15 +353,23 @@ func (e *Engine) Stat() store.Stat {
 	return store.Stat{DiskBytes: int64(m.DiskSpaceUsage()), LogBytes: int64(m.WAL.PhysicalSize), FreeBytes: e.space.free()}
 }
 
+// Room tells why growing writes are refused now, or nil.
+func (e *Engine) Room() error { return e.space.room() }
+
+// Hurry ends all waiting for a full disk; what waited fails.
+func (e *Engine) Hurry() { e.hurry.Do(func() { close(e.space.patience) }) }
+
 // Close releases the directory; once is enough. It flushes first, since tables
-// tell damage from an abrupt end everywhere, a log not at its very end.
+// tell damage from an abrupt end everywhere, a log not at its very end. On a full
+// disk the log has to do.
 func (e *Engine) Close() (err error) {
 	e.closed.Do(func() { err = e.shut() })
 	return err
 }
 
 func (e *Engine) shut() (err error) {
-	if e.broken.Load() == nil {
+	e.Hurry()
+	if _, ours := e.space.left(); e.broken.Load() == nil && (ours < 0 || ours > 2*memTable) {
 		err = e.db.Flush()
 	}
 	err = errors.Join(err, e.closeDB())

@@ -31,8 +31,7 @@ func TestResetLeavesNothing(t *testing.T) {
 		t.Errorf("~/.kube/config does not point at the cluster: %v", err)
 	}
 	m.proa("reset", "--yes", "--data-dir", m.data, "--run-dir", m.run)
-	<-m.exited
-	m.up = nil
+	m.ended("its reset")
 
 	if left := m.processes(); len(left) > 0 {
 		t.Errorf("processes: %v", left)

@@ -158,8 +158,7 @@ func (m *machine) killedWhileWriting() {
 			_ = m.up.Process.Kill() // while the next one is written
 		}
 	}
-	<-m.exited
-	m.up = nil
+	m.ended("being killed")
 	m.start()
 	if len(names) < 10 {
 		m.t.Fatalf("only %d writes", len(names))

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -90,12 +91,46 @@ func (m *machine) signal(s syscall.Signal) {
 	if err := m.up.Process.Signal(s); err != nil {
 		m.t.Fatal(err)
 	}
+	m.ended(s.String())
+}
+
+// ended waits until the daemon is gone. One that stays is killed, and all that
+// runs then is named.
+func (m *machine) ended(why string) {
+	m.t.Helper()
+	up := m.up
+	m.up = nil
+	if m.exits(60 * time.Second) {
+		return
+	}
+	running, log := commands(m.processes()), "its output is open still"
+	for _, s := range []syscall.Signal{syscall.SIGQUIT, syscall.SIGKILL} { // the first has it tell what it does
+		_ = up.Process.Signal(s)
+		if m.exits(10 * time.Second) {
+			log = m.log.String()
+			break
+		}
+	}
+	m.t.Fatalf("proa did not end within 60 s of %s; there run%s\n%s", why, running, log)
+}
+
+func (m *machine) exits(within time.Duration) bool {
 	select {
 	case <-m.exited:
-		m.up = nil
-	case <-time.After(30 * time.Second):
-		m.t.Fatalf("proa did not end on %v\n%s", s, m.log)
+		return true
+	case <-time.After(within):
+		return false
 	}
+}
+
+// commands are the command lines of processes.
+func commands(pids []int) string {
+	var b strings.Builder
+	for _, pid := range pids {
+		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)) // gone: empty
+		fmt.Fprintf(&b, " [%d: %s]", pid, strings.TrimSpace(strings.ReplaceAll(string(line), "\x00", " ")))
+	}
+	return cmp.Or(b.String(), " no processes of its")
 }
 
 // reset leaves nothing behind, whatever state the test ended in.
@@ -107,7 +142,7 @@ func (m *machine) reset() {
 		m.t.Errorf("proa reset: %v\n%s", err, out)
 	}
 	if m.up != nil {
-		<-m.exited
+		m.ended("its reset")
 	}
 }
 
