@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -104,21 +105,25 @@ func wantsToken(sa *corev1.ServiceAccount, pod *corev1.Pod) bool {
 	return ptr.Deref(sa.AutomountServiceAccountToken, true)
 }
 
-// mountToken adds the volume, unless every container has something at its path.
+// mountToken mounts the volume into every container that has nothing at its
+// path. A pod that was made after another's example has the volume already.
 func mountToken(pod *corev1.Pod) {
-	volume := corev1.Volume{Name: accessVolume + rand.String(5), VolumeSource: corev1.VolumeSource{Projected: accessSource()}}
-	mounted := false
+	name, mounted := accessVolume+rand.String(5), false
+	there := slices.IndexFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return strings.HasPrefix(v.Name, accessVolume) })
+	if there >= 0 {
+		name = pod.Spec.Volumes[there].Name
+	}
 	for _, list := range [][]corev1.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
 		for i := range list {
 			if has(list[i].VolumeMounts, accessMountPath) {
 				continue
 			}
 			mounted = true
-			list[i].VolumeMounts = append(list[i].VolumeMounts, corev1.VolumeMount{Name: volume.Name, ReadOnly: true, MountPath: accessMountPath})
+			list[i].VolumeMounts = append(list[i].VolumeMounts, corev1.VolumeMount{Name: name, ReadOnly: true, MountPath: accessMountPath})
 		}
 	}
-	if mounted {
-		pod.Spec.Volumes = append(pod.Spec.Volumes, volume)
+	if mounted && there < 0 {
+		pod.Spec.Volumes = append(pod.Spec.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{Projected: accessSource()}})
 	}
 }
 
