@@ -60,7 +60,7 @@ check: ## format, vet, import order and the other rules of the house
 
 # Rooms whose goroutines share state; each is tested with the race detector
 # alone, all others without.
-RACY := ./store/... ./reconcile/... ./client/... ./scheduler/... ./apiserver/... ./controllers/... ./internal/supervise/...
+RACY := ./store/... ./reconcile/... ./client/... ./scheduler/... ./apiserver/... ./controllers/... ./internal/supervise/... ./internal/h2/...
 
 unit: ## unit and room tests, as root
 	$(call TESTS,$$($(GO) list ./... | grep -v -e /test/e2e -e /test/rules -e /proa-shim -e ^proa/store -e ^proa/reconcile -e ^proa/client -e ^proa/scheduler -e ^proa/apiserver -e ^proa/controllers),-p 1)
@@ -144,8 +144,8 @@ goldens: upstream ## record what kubectl shows of upstream, for test/golden
 goldens-full: kubectls ## every kind through every kubectl command, with kubectl built apart, beside what was recorded
 	$(GO) test -count=1 -timeout $(TIMEOUT) ./test/golden -run TestKubectl -full -kubectl $(CURDIR)/bin/kubectl
 
-bench-api: build upstream ## the measures of bench/api.md: proa beside upstream, in turns
-	$(GO) run ./bench/api
+bench-api: build upstream ## the measures of bench/api.md: proa beside upstream, in turns (BENCH='-size 0.2 -rounds 3': sooner)
+	$(GO) run ./bench/api $(BENCH)
 
 clean: ## remove what was built
 	rm -rf bin runtime/shimbin/proa-shim

@@ -52,17 +52,16 @@ func (s Shape) writeJSONList(w io.Writer, m metav1.ListMeta, records []*store.Re
 		return err
 	}
 	strip := s.itemPrefix()
-	var item []byte
 	for i, rec := range records {
 		part, err := s.Record(rec)
 		if err != nil {
 			return err
 		}
-		item = item[:0]
-		if i > 0 {
-			item = append(item, ',')
+		lead, body := item(strip, part.Body)
+		if i == 0 {
+			lead = lead[1:]
 		}
-		if _, err := w.Write(appendItem(item, strip, part.Body)); err != nil {
+		if err := writeAll(w, lead, body); err != nil {
 			return err
 		}
 	}
@@ -81,12 +80,14 @@ func (s Shape) itemPrefix() string {
 	return `{"kind":"` + gvk.Kind + `","apiVersion":"` + gvk.GroupVersion().String() + `",`
 }
 
-func appendItem(dst []byte, strip string, body []byte) []byte {
+var leadWhole, leadCut = []byte(","), []byte(",{")
+
+// item is an object as an item of its list, behind what comes before it there.
+func item(strip string, body []byte) (lead, rest []byte) {
 	if strip != "" && len(body) > len(strip) && string(body[:len(strip)]) == strip {
-		dst = append(dst, '{')
-		body = body[len(strip):]
+		return leadCut, body[len(strip):]
 	}
-	return append(dst, body...)
+	return leadWhole, body
 }
 
 // rawItem is the record's own message, without envelope.

@@ -174,6 +174,13 @@ func validateListOptions(o ListOptions) error {
 // page walks the scope from a key on until the limit is reached.
 func page(world store.Snapshot, scope store.Scope, sel Selection, from continuation, limit int64) (List, error) {
 	out := List{Revision: world.Revision()}
+	if sel.all() && scope.Name == "" {
+		n := int64(world.Count(scope))
+		if limit > 0 {
+			n = min(n, limit)
+		}
+		out.Records = make([]*store.Record, 0, n)
+	}
 	for rec := range candidates(world, scope, sel, from.after(scope)) {
 		ok, err := sel.matches(rec)
 		if err != nil {
