@@ -68,7 +68,7 @@ func validatePodCondition(c *corev1.PodCondition, at *field.Path) field.ErrorLis
 	case corev1.PodScheduled, corev1.PodReady, corev1.PodInitialized:
 		return errs
 	}
-	return append(errs, validateQualifiedName(string(c.Type), at.Child("Type"))...)
+	return append(errs, invalidEach(c.Type, at.Child("Type"), validation.IsQualifiedName(string(c.Type)))...)
 }
 
 // validateNomination: a pod that is on a node is nominated for no other.
