@@ -266,6 +266,7 @@ func TestSlowClient(t *testing.T) {
 	defer cancel()
 	stuck := make(chan struct{})
 	in, typist := io.Pipe()
+	defer typist.Close()
 	done := make(chan error, 1)
 	go func() { done <- w.attach(c, rec, stdio{in: in, out: blocked(stuck)}) }()
 	go func() {
