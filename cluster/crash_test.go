@@ -63,6 +63,13 @@ type victim struct {
 
 func (v *victim) start(t *testing.T) {
 	t.Helper()
+	v.launch(t)
+	v.await(t)
+}
+
+// launch starts it and does not wait until it is ready.
+func (v *victim) launch(t *testing.T) {
+	t.Helper()
 	v.cmd = exec.Command(os.Args[0], "-test.run", "^TestCrashServer$")
 	v.cmd.Env = append(os.Environ(), "PROA_CRASH_DIR="+v.dir, "PROA_CRASH_DATA="+v.data, "PROA_CRASH_PORT="+fmt.Sprint(v.port), "PROA_CRASH_ETCD="+v.etcd)
 	v.cmd.Env = append(v.cmd.Env, v.env...)
@@ -75,6 +82,10 @@ func (v *victim) start(t *testing.T) {
 	if err := v.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func (v *victim) await(t *testing.T) {
+	t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		err := v.reach(t)
 		if err == nil {
