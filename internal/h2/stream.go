@@ -280,10 +280,11 @@ func (b *body) Read(p []byte) (int, error) {
 	defer c.mu.Unlock()
 	for len(b.data) == 0 && b.err == nil {
 		if b.expect && !b.s.answer.sent {
+			b.expect = false
 			c.appendHeaders(b.s.id, []hpack.HeaderField{{Name: ":status", Value: "100"}}, false)
 			c.flush()
+			continue // the body may have come while the lock was not held
 		}
-		b.expect = false
 		if b.ready == nil {
 			b.ready = make(chan struct{}, 1)
 		}
