@@ -32,7 +32,7 @@ func coreRows() []*Resource {
 // componentStatusRow is deprecated since v1.19, and still served.
 func componentStatusRow() *Resource {
 	return kind[*corev1.ComponentStatus]{
-		GroupVersion: corev1.SchemeGroupVersion, Plural: "componentstatuses", Short: []string{"cs"},
+		GroupVersion: corev1.SchemeGroupVersion, Plural: "componentstatuses", Short: []string{"cs"}, Deprecated: "v1 ComponentStatus is deprecated in v1.19+",
 		List:  &corev1.ComponentStatusList{},
 		Verbs: []string{"get", "list"},
 		Columns: columns(nameColumn,
