@@ -4,7 +4,9 @@
 //
 // It looks after each garbage collection, so that it never wakes an idle
 // process, and promises that nothing is done while collections go on: only
-// after Quiet without one, and only if there is more than Worth to return.
+// after Quiet without one, and only if there is more than Worth to return. Once,
+// Quiet after its own start, it lets go of what of the program only the start
+// needed.
 package giveback
 
 import (
@@ -26,7 +28,7 @@ const (
 func Run(ctx context.Context) error {
 	collected := make(chan struct{}, 1)
 	watch(ctx, collected)
-	return run(ctx, collected, spare, debug.FreeOSMemory)
+	return run(ctx, collected, spare, debug.FreeOSMemory, program)
 }
 
 // sentinel is garbage from the start; with a pointer in it, it is an allocation
@@ -37,18 +39,19 @@ type sentinel struct{ _ *int }
 // dropped.
 func watch(ctx context.Context, collected chan<- struct{}) {
 	runtime.AddCleanup(&sentinel{new(int)}, func(collected chan<- struct{}) {
+		if ctx.Err() == nil {
+			watch(ctx, collected) // first, so that the next is not missed by who hears of this one
+		}
 		select {
 		case collected <- struct{}{}:
 		default:
 		}
-		if ctx.Err() == nil {
-			watch(ctx, collected)
-		}
 	}, collected)
 }
 
-func run(ctx context.Context, collected <-chan struct{}, spare func() uint64, free func()) error {
-	quiet := time.NewTimer(Quiet)
+func run(ctx context.Context, collected <-chan struct{}, spare func() uint64, free func(), program func() error) error {
+	quiet, started := time.NewTimer(Quiet), time.NewTimer(Quiet)
+	defer started.Stop()
 	quiet.Stop()
 	for {
 		select {
@@ -58,6 +61,8 @@ func run(ctx context.Context, collected <-chan struct{}, spare func() uint64, fr
 			if spare() > Worth {
 				quiet.Reset(Quiet)
 			}
+		case <-started.C:
+			_ = program() // without it there is more in memory, and nothing else
 		case <-quiet.C:
 			free() // which is a collection, after which there is little to spare
 		}
