@@ -58,6 +58,8 @@ func validateFlowSchema(s *flowcontrolv1.FlowSchema) field.ErrorList {
 		errs = append(errs, field.Invalid(specPath.Child("matchingPrecedence"), p, "must be a positive value"))
 	case p > 10000:
 		errs = append(errs, field.Invalid(specPath.Child("matchingPrecedence"), p, "must not be greater than 10000"))
+	case p == 1 && s.Name != "exempt":
+		errs = append(errs, field.Invalid(specPath.Child("matchingPrecedence"), p, "only the schema named 'exempt' may have matchingPrecedence 1"))
 	}
 	if d := s.Spec.DistinguisherMethod; d != nil {
 		errs = append(errs, oneOf(d.Type, specPath.Child("distinguisherMethod", "type"),
