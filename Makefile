@@ -4,6 +4,7 @@
 GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 SHIM    := runtime/shimbin/proa-shim
+SHIM_TAGS := seccomp,netgo,osusergo,runc_nocriu
 # What the embedded kubectl says that it is: the release of its libraries.
 KUBECTL_VERSION := $(addprefix -X k8s.io/component-base/version.,gitVersion=v1.37.2 gitMajor=1 gitMinor=37)
 LDFLAGS := -s -w -X proa/cli.Version=$(VERSION) $(KUBECTL_VERSION)
@@ -38,7 +39,7 @@ up: build ## build and run a cluster here; Ctrl-C stops it
 
 build: deps ## build bin/proa, static and stripped
 	@mkdir -p bin
-	CGO_ENABLED=1 $(GO) build -tags seccomp,netgo,osusergo,runc_nocriu -ldflags '-s -w -linkmode external -extldflags -static' -o $(SHIM) ./cmd/proa-shim
+	CGO_ENABLED=1 $(GO) build -tags $(SHIM_TAGS) -ldflags '-s -w -linkmode external -extldflags -static' -o $(SHIM) ./cmd/proa-shim
 	$(GO) build -ldflags '$(LDFLAGS)' -o bin/proa ./cmd/proa
 
 deps: ## install what the build and the tests need, if missing
@@ -64,6 +65,7 @@ RACY := ./store/... ./reconcile/... ./client/... ./scheduler/... ./apiserver/...
 
 unit: ## unit and room tests, as root
 	$(call TESTS,$$($(GO) list ./... | grep -v -e /test/e2e -e /test/rules -e /proa-shim -e ^proa/store -e ^proa/reconcile -e ^proa/client -e ^proa/scheduler -e ^proa/apiserver -e ^proa/controllers),-p 1)
+	CGO_ENABLED=1 $(call TESTS,./runtime/shim,-tags $(SHIM_TAGS))
 	$(call TESTS,./apiserver,-run '^TestHostileBodies$$') # what it judges is the price, which the race detector multiplies
 
 race: ## the rooms that share state, with the race detector
@@ -115,7 +117,7 @@ vm: build images ## cgroup v2: limits, pods and lifetime in a small virtual mach
 	test/vm/run.sh
 
 fuzz: ## decoders and selectors against made-up input, FUZZTIME each
-	@hack/fuzz.sh $(FUZZTIME) $(GUIDED)
+	@SHIM_TAGS=$(SHIM_TAGS) hack/fuzz.sh $(FUZZTIME) $(GUIDED)
 
 crash: ## servers and etcd killed again and again under load, judged by what clients saw
 	PROA_CRASH_ROUNDS=$${ROUNDS:-30} $(GO) test -count=1 -timeout $(TIMEOUT) -run 'TestCrashes' -v ./cluster
