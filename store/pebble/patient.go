@@ -60,6 +60,8 @@ func (fs *patientFS) MkdirAll(dir string, perm os.FileMode) error {
 	return fs.space.patiently(func() error { return fs.FS.MkdirAll(dir, perm) })
 }
 
+// patientFile waits in writing only. A sync that failed is never tried again: the
+// kernel may have dropped what it could not write, and calls the next one a success.
 type patientFile struct {
 	vfs.File
 	space *space
@@ -90,19 +92,6 @@ func (f *patientFile) Preallocate(off, length int64) error {
 		return nil
 	}
 	return err
-}
-
-func (f *patientFile) Sync() error { return f.space.patiently(f.File.Sync) }
-
-func (f *patientFile) SyncData() error { return f.space.patiently(f.File.SyncData) }
-
-// SyncTo only hints at what may be written early.
-func (f *patientFile) SyncTo(length int64) (full bool, err error) {
-	err = f.space.patiently(func() (err error) {
-		full, err = f.File.SyncTo(length)
-		return err
-	})
-	return full, err
 }
 
 // noSpace tells a full disk, or a full quota, from other errors.
