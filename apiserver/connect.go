@@ -82,14 +82,20 @@ func container(pod *corev1.Pod, asked string) (string, error) {
 	return "", apierrors.NewBadRequest(fmt.Sprintf("container %s is not valid for pod %s", asked, pod.Name))
 }
 
-func (c *call) exec() error {
+// streamed is the pod that a stream is to go to, on its node.
+func (c *call) streamed() (*corev1.Pod, error) {
 	if err := c.mayCreate(); err != nil {
-		return err
+		return nil, err
 	}
 	pod, err := c.pod()
-	if err == nil {
-		err = c.placed(pod)
+	if err != nil {
+		return nil, err
 	}
+	return pod, c.placed(pod)
+}
+
+func (c *call) exec() error {
+	pod, err := c.streamed()
 	if err != nil {
 		return err
 	}
@@ -116,13 +122,7 @@ func execQuery(q url.Values) url.Values {
 }
 
 func (c *call) portForward() error {
-	if err := c.mayCreate(); err != nil {
-		return err
-	}
-	pod, err := c.pod()
-	if err == nil {
-		err = c.placed(pod)
-	}
+	pod, err := c.streamed()
 	if err != nil {
 		return err
 	}

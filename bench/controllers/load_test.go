@@ -32,11 +32,11 @@ func start(b *testing.B) client.Client {
 
 func create(b *testing.B, c client.Client, objs ...client.Object) {
 	b.Helper()
-	todo := make(chan client.Object)
+	queue := make(chan client.Object)
 	var wg sync.WaitGroup
 	for range 64 {
 		wg.Go(func() {
-			for obj := range todo {
+			for obj := range queue {
 				if _, err := c.Create(b.Context(), obj); err != nil {
 					b.Error(err)
 				}
@@ -44,9 +44,9 @@ func create(b *testing.B, c client.Client, objs ...client.Object) {
 		})
 	}
 	for _, obj := range objs {
-		todo <- obj
+		queue <- obj
 	}
-	close(todo)
+	close(queue)
 	wg.Wait()
 }
 

@@ -33,17 +33,9 @@ const (
 // (KEP-2799). What somebody made, or a pod mounts, stays.
 func Cleaner() reconcile.Controller {
 	return reconcile.Controller{
-		Name: "legacy-serviceaccount-token-cleaner-controller",
-		Watches: []reconcile.Watch{
-			{Resource: client.Row[corev1.Secret](), Keys: func(_ client.View, e client.Event) []client.Key {
-				if s := e.Object().(*corev1.Secret); s.Type != corev1.SecretTypeServiceAccountToken {
-					return nil
-				}
-				return []client.Key{client.KeyOf(e.Object())}
-			}},
-			{Resource: client.Row[corev1.ServiceAccount](), Keys: secretsOf},
-		},
-		Decide: decideUnused,
+		Name:    "legacy-serviceaccount-token-cleaner-controller",
+		Watches: tokenWatches(),
+		Decide:  decideUnused,
 	}
 }
 

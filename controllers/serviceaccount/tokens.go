@@ -16,19 +16,24 @@ import (
 // not, or not any more, there. sign makes the token; rootCA is in PEM.
 func Tokens(sign func(*corev1.ServiceAccount, *corev1.Secret) (string, error), rootCA []byte) reconcile.Controller {
 	return reconcile.Controller{
-		Name: "serviceaccount-token-controller",
-		Watches: []reconcile.Watch{
-			{Resource: client.Row[corev1.Secret](), Keys: func(_ client.View, e client.Event) []client.Key {
-				if s := e.Object().(*corev1.Secret); s.Type != corev1.SecretTypeServiceAccountToken {
-					return nil
-				}
-				return []client.Key{client.KeyOf(e.Object())}
-			}},
-			{Resource: client.Row[corev1.ServiceAccount](), Keys: secretsOf},
-		},
+		Name:    "serviceaccount-token-controller",
+		Watches: tokenWatches(),
 		Decide: func(v client.View, _ time.Time, key client.Key) reconcile.Plan {
 			return decideToken(v, key, sign, rootCA)
 		},
+	}
+}
+
+// tokenWatches wake tokens in Secrets, when they change or their account does.
+func tokenWatches() []reconcile.Watch {
+	return []reconcile.Watch{
+		{Resource: client.Row[corev1.Secret](), Keys: func(_ client.View, e client.Event) []client.Key {
+			if s := e.Object().(*corev1.Secret); s.Type != corev1.SecretTypeServiceAccountToken {
+				return nil
+			}
+			return []client.Key{client.KeyOf(e.Object())}
+		}},
+		{Resource: client.Row[corev1.ServiceAccount](), Keys: secretsOf},
 	}
 }
 
